@@ -1,0 +1,204 @@
+"""API keys: the record, its ``ID/SECRET`` form, and what a key may make."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from invites_core.durations import format_duration, parse_duration
+from invites_core.errors import InvalidKey, InvalidRequest
+
+__all__ = [
+    "DEFAULT_POLICY",
+    "NEVER",
+    "SCOPES",
+    "ApiKey",
+    "IssuedKey",
+    "KeyPolicy",
+    "PreviousSecret",
+    "Quota",
+    "format_key",
+    "generate_key_id",
+    "generate_secret",
+    "parse_key",
+]
+
+SCOPES: Final = frozenset({"create", "read", "revoke", "redeem"})
+"""What a key can be allowed to do."""
+
+NEVER: Final = timedelta.max
+"""As a longest lifetime: no bound, so that invites may be made that never expire."""
+
+MAX_KEY_LENGTH: Final = 255
+_KEY: Final = re.compile(r"([A-Za-z0-9_-]+)/([A-Za-z0-9_-]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many invites a key may make in a period; periods are fixed windows of UTC, counted from 1970.
+
+    Attributes:
+        count: Invites a period, at least 1.
+        period: The period's length, in whole seconds, so that ``1d`` is a UTC day.
+    """
+
+    count: int
+    period: timedelta
+
+    @classmethod
+    def parse(cls, text: str, *, field: str = "quota") -> Quota:
+        """Read a quota such as ``100/1d``.
+
+        Raises:
+            InvalidRequest: It is not of that form.
+        """
+        count, slash, period = text.partition("/")
+        if not slash or not re.fullmatch(r"[0-9]{1,9}", count, re.ASCII) or int(count) < 1:
+            raise InvalidRequest(field, f"must be a number of invites and a period, such as 100/1d, not {text[:40]!r}")
+        return cls(int(count), parse_duration(period, field=field))
+
+    def __str__(self) -> str:
+        """Write the quota so that `parse` reads the same again."""
+        return f"{self.count}/{format_duration(self.period)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPolicy:
+    """What a key may make. The default is what a key of Prosody's mod_invites_api can: plain, single-use invites.
+
+    Attributes:
+        scopes: What it may do at all, of `SCOPES`.
+        kinds: The kinds of invites it may make.
+        groups: The groups that its invites may put people in.
+        roles: The roles that its invites may give.
+        allow_username: Whether its invites may name an account.
+        max_expiry: The longest lifetime of its invites; None: the host's default for the kind; `NEVER`: no bound.
+        max_uses: The most uses that one of its invites may have; None: no bound.
+        quota: How many invites in which period; None: no bound.
+        all_invites: Whether it sees all invites of its host in lists, instead of its own.
+        header_only: Whether it is taken in the Authorization header only, never as ``?key=``.
+    """
+
+    scopes: frozenset[str] = frozenset({"create"})
+    kinds: frozenset[str] = frozenset({"register"})
+    groups: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
+    allow_username: bool = False
+    max_expiry: timedelta | None = None
+    max_uses: int | None = 1
+    quota: Quota | None = None
+    all_invites: bool = False
+    header_only: bool = False
+
+
+DEFAULT_POLICY: Final = KeyPolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousSecret:
+    """The secret that a key had before it was rotated.
+
+    Attributes:
+        secret_hash: Its argon2id hash.
+        tag: Its reject tag.
+        valid_until: The last second in which it is taken.
+    """
+
+    secret_hash: str = field(repr=False)
+    tag: bytes = field(repr=False)
+    valid_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """An API key as it is stored; it never holds the secret.
+
+    Attributes:
+        id: The public half, unique in its store over all hosts.
+        host: The host whose invites it makes, normalised.
+        name: What its owner calls it, or None.
+        secret_hash: The argon2id hash of the secret, in PHC string format.
+        tag: The reject tag: 8 bytes that tell most wrong secrets without a slow hash.
+        previous: The secret before the last rotation, or None.
+        policy: What it may make.
+        created_at: When it was made (aware UTC, whole seconds, as all times here).
+        expires_at: The last second in which it is valid; None: for ever.
+        last_used_at: When it was used, to about a minute; None: never yet.
+    """
+
+    id: str
+    host: str
+    name: str | None
+    secret_hash: str = field(repr=False)
+    tag: bytes = field(repr=False)
+    previous: PreviousSecret | None = None
+    policy: KeyPolicy = DEFAULT_POLICY
+    created_at: datetime
+    expires_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+    @property
+    def source(self) -> str:
+        """What the invites of this key have as their source, as mod_invites_api writes it."""
+        return f"api/token/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A key with its secret: the only place where the secret is ever returned.
+
+    Attributes:
+        key: The record.
+        secret: The secret, in clear text.
+    """
+
+    key: ApiKey
+    secret: str = field(repr=False)
+
+    @property
+    def combined(self) -> str:
+        """The key as it is handed out, ``ID/SECRET``."""
+        return format_key(self.key.id, self.secret)
+
+
+def _generate(size: int) -> str:
+    return urlsafe_b64encode(secrets.token_bytes(size)).decode("ascii")
+
+
+def generate_key_id() -> str:
+    """Return a new random id: 6 bytes as 8 characters of base64url, the first of them no ``-``.
+
+    An id that begins with ``-`` looks like an option on a command line.
+    """
+    while (key_id := _generate(6)).startswith("-"):
+        pass
+    return key_id
+
+
+def generate_secret() -> str:
+    """Return a new random secret: 24 bytes as 32 characters of base64url."""
+    return _generate(24)
+
+
+def format_key(key_id: str, secret: str) -> str:
+    """Return ``ID/SECRET``."""
+    return f"{key_id}/{secret}"
+
+
+def parse_key(combined: str) -> tuple[str, str]:
+    """Take ``ID/SECRET`` apart. Only its shape is asked for, never a length: imported keys are longer than ours.
+
+    Returns:
+        The id and the secret.
+
+    Raises:
+        InvalidKey: It is not two parts of base64url with a slash between, or longer than 255 characters.
+    """
+    found = _KEY.fullmatch(combined) if len(combined) <= MAX_KEY_LENGTH else None
+    if found is None:
+        raise InvalidKey("malformed")
+    return found[1], found[2]

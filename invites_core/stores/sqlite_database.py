@@ -1,0 +1,310 @@
+"""A SQLite database file: how it comes to be, how each thread opens it, and the one seam that all writes pass.
+
+What decides here is written down at sqlite.org: wal.html, howtocorrupt.html, lockingv3.html.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import apsw
+
+from invites_core.errors import CorruptRecord, OutcomeUnknown, StorageBusy, StorageError
+from invites_core.process import PerProcess
+
+__all__ = ["SqliteDatabase"]
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+APPLICATION_ID: Final = int.from_bytes(b"invt")
+"""Written into the file's header, so that another program's database is never taken for ours."""
+
+CACHED_STATEMENTS: Final = 64
+
+
+class _Process:
+    """What one process holds: the lock that its writers queue for, and a connection for each of its threads."""
+
+    __slots__ = ("connections", "local", "write_lock")
+
+    def __init__(self) -> None:
+        self.write_lock = threading.Lock()
+        self.local = threading.local()
+        self.connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
+
+
+class SqliteDatabase:
+    """One file in WAL mode with ``synchronous=FULL``: a commit that returned survives a power cut.
+
+    Safe to share among threads and to carry across a fork: every process and every thread has its own connection.
+    """
+
+    def __init__(self, path: Path, *, schema: str, version: int, create: bool, timeout: float = 5.0) -> None:
+        """Open the file, making it if asked to.
+
+        Args:
+            path: Where the file is.
+            schema: The statements that make an empty database of this version.
+            version: The schema's version (``user_version``).
+            create: Whether to make a file that is not there.
+            timeout: How long a writer waits for its turn, in seconds.
+
+        Raises:
+            StorageError: It is not there, not ours, newer, or cannot be opened.
+        """
+        # Absolute from now on: a service may change its folder later.
+        self.path = Path(os.path.abspath(path))
+        self._schema = schema
+        self._version = version
+        self._timeout = timeout
+        self._closed = False
+        self._process = PerProcess(_Process)
+        if create and not self._exists():
+            self._create()
+        # Opened once here, so that what is wrong shows at the start, and closed again: nothing is open at a fork.
+        self._open().close()
+
+    def read(self, statement: str, bindings: Sequence[object] = ()) -> list[Row]:
+        """Run one reading statement and return its rows. Readers wait for nobody.
+
+        Raises:
+            StorageError: It could not be read.
+        """
+        with self._translated():
+            return self._connection().execute(statement, bindings).fetchall()
+
+    def write(self, change: Callable[[apsw.Connection], T]) -> T:
+        """Run a change as one transaction, and return what it returned once the commit is on the disk.
+
+        Args:
+            change: Called once, with a connection that holds the write lock. It steps every statement to its end.
+                What it raises undoes the transaction and is raised again.
+
+        Raises:
+            StorageBusy: Others wrote for longer than the time limit; nothing was changed.
+            StorageError: The change failed; nothing was changed.
+            OutcomeUnknown: The commit failed, and may yet come true after a crash.
+        """
+        deadline = time.monotonic() + self._timeout
+        lock = self._process.get().write_lock
+        if not lock.acquire(timeout=self._timeout):
+            raise StorageBusy
+        try:
+            with self._translated():
+                connection = self._connection()
+                self._check_still_there(connection)
+                # IMMEDIATE, because a deferred transaction that writes after it has read can fail at once with
+                # SQLITE_BUSY_SNAPSHOT, whatever the time limit (sqlite.org/isolation.html).
+                connection.set_busy_timeout(max(1, int((deadline - time.monotonic()) * 1000)))
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    connection.set_busy_timeout(int(self._timeout * 1000))
+                    result = change(connection)
+                    self._commit(connection)
+                except BaseException:
+                    self._roll_back(connection)
+                    raise
+            return result
+        finally:
+            lock.release()
+
+    def _commit(self, connection: apsw.Connection) -> None:
+        try:
+            connection.execute("COMMIT")
+        except apsw.BusyError as error:
+            self._roll_back(connection)
+            raise StorageBusy from error
+        except apsw.Error as error:
+            # A commit whose sync failed is rolled back in every view, and its frames can still be found in the log
+            # when the database is opened after a crash: such an error means "unknown", not "no".
+            self._roll_back(connection)
+            raise OutcomeUnknown("the database failed while committing") from error
+
+    def _roll_back(self, connection: apsw.Connection) -> None:
+        """End the transaction; a connection that cannot even do that is thrown away."""
+        if not connection.in_transaction:
+            return
+        try:
+            connection.execute("ROLLBACK")
+        except apsw.Error:
+            self._discard_connection()
+
+    def ping(self) -> None:
+        """Read something from the file.
+
+        Raises:
+            StorageError: It cannot be read, or the file was moved away.
+        """
+        with self._translated():
+            connection = self._connection()
+            self._check_still_there(connection)
+            connection.execute("SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)").fetchall()
+
+    def close(self) -> None:
+        """Close the connections of this process; nothing is read or written after that."""
+        self._closed = True
+        process = self._process.peek()
+        if process is not None:
+            for connection in list(process.connections):
+                connection.close()
+
+    def _exists(self) -> bool:
+        # By path alone: opening and closing the file would drop the locks that this process holds on it
+        # (howtocorrupt.html, 2.2).
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageError(f"cannot open the database {self.path}: {_reason(error)}") from error
+        return True
+
+    def _create(self) -> None:
+        """Make the whole database under another name, and give it its own name in one step.
+
+        So nobody ever sees half a database, or one that others can read, whatever the umask is.
+        """
+        folder = self.path.parent
+        temporary = folder / f".{self.path.name}.{secrets.token_hex(8)}"
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)
+            finally:
+                os.close(descriptor)
+            try:
+                with self._translated():
+                    connection = self._connect(temporary)
+                    try:
+                        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                        connection.execute("PRAGMA synchronous = FULL")
+                        connection.execute(
+                            f"BEGIN IMMEDIATE; {self._schema}; PRAGMA application_id = {APPLICATION_ID};"
+                            f"PRAGMA user_version = {self._version}; COMMIT"
+                        ).fetchall()
+                    finally:
+                        connection.close()
+                # Somebody else may have made it meanwhile; then theirs is the database.
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, self.path)
+            finally:
+                for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
+                    leftover.unlink(missing_ok=True)
+            _sync_folder(folder)
+        except FileNotFoundError as error:
+            raise StorageError(f"cannot make the database {self.path}: there is no folder {folder}") from error
+        except OSError as error:
+            raise StorageError(f"cannot make the database {self.path}: {_reason(error)}") from error
+
+    def _connection(self) -> apsw.Connection:
+        """Return this thread's connection, opening it at first use."""
+        local = self._process.get().local
+        connection: apsw.Connection | None = getattr(local, "connection", None)
+        if connection is None:
+            connection = local.connection = self._open()
+        return connection
+
+    def _discard_connection(self) -> None:
+        local = self._process.get().local
+        connection: apsw.Connection | None = getattr(local, "connection", None)
+        if connection is not None:
+            local.connection = None
+            with contextlib.suppress(apsw.Error):
+                connection.close(True)
+
+    def _open(self) -> apsw.Connection:
+        if self._closed:
+            raise StorageError("the store is closed")
+        if not self._exists():
+            raise StorageError(f"no database at {self.path}")
+        with self._translated():
+            connection = self._connect(self.path)
+            try:
+                self._set_up(connection)
+            except BaseException:
+                connection.close(True)
+                raise
+        self._process.get().connections.add(connection)
+        return connection
+
+    def _connect(self, path: Path) -> apsw.Connection:
+        connection = apsw.Connection(
+            str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=CACHED_STATEMENTS
+        )
+        connection.set_busy_timeout(int(self._timeout * 1000))
+        return connection
+
+    def _set_up(self, connection: apsw.Connection) -> None:
+        """Check that the file is ours, and set what holds for a connection alone.
+
+        Raises:
+            StorageError: It is another program's file, a newer version's, or not in the mode that we set.
+        """
+        if connection.execute("PRAGMA application_id").fetchall() != [(APPLICATION_ID,)]:
+            raise StorageError(f"{self.path} is not a database of invites-api")
+        [(version,)] = connection.execute("PRAGMA user_version").fetchall()
+        if version != self._version:
+            raise StorageError(
+                f"the database {self.path} has schema version {version}, and this program knows version {self._version}"
+            )
+        connection.execute("PRAGMA synchronous = FULL").fetchall()
+        connection.execute("PRAGMA foreign_keys = ON").fetchall()
+        connection.execute("PRAGMA trusted_schema = OFF").fetchall()
+        modes = connection.execute("PRAGMA journal_mode").fetchall() + connection.execute("PRAGMA synchronous").fetchall()
+        if modes != [("wal",), (2,)]:
+            raise StorageError(f"the database {self.path} is not in WAL mode with synchronous=FULL")
+
+    def _check_still_there(self, connection: apsw.Connection) -> None:
+        """Refuse to write to a file that is no longer at its path: what is acknowledged there would be lost."""
+        moved = ctypes.c_int(0)
+        connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
+        if moved.value:
+            raise StorageError(f"the database {self.path} was moved or deleted while it was open; restart the service")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the driver's errors into ours, in this one place."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: apsw.Error) -> StorageError:
+        match error:
+            case apsw.BusyError() | apsw.LockedError():
+                return StorageBusy()
+            case apsw.NotADBError():
+                return StorageError(f"{self.path} is not a SQLite database")
+            case apsw.ReadOnlyError():
+                return StorageError(f"the database {self.path} is read-only")
+            case apsw.FullError():
+                return StorageError(f"no space left for the database {self.path}")
+            case apsw.CorruptError():
+                return CorruptRecord(f"the database {self.path} is damaged")
+            case apsw.CantOpenError():
+                return StorageError(f"cannot open the database {self.path}")
+            case _:
+                return StorageError(f"the database {self.path} failed ({type(error).__name__})")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
