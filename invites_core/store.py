@@ -48,6 +48,14 @@ class BaseStore(Protocol):
         """
         ...
 
+    def find_problems(self) -> Sequence[str]:
+        """Look the data over, which may take a while, and return what is wrong with it in words; empty for nothing.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        ...
+
     def close(self) -> None:
         """Give back what this process holds open; the store is not used after that. Twice is once."""
         ...

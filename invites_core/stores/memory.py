@@ -30,6 +30,10 @@ class MemoryStore:
     def ping(self) -> None:
         """Do nothing: memory answers."""
 
+    def find_problems(self) -> Sequence[str]:
+        """Return nothing: memory has no problems that could be looked for."""
+        return ()
+
     def close(self) -> None:
         """Do nothing: there is nothing open."""
 

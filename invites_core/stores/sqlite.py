@@ -83,6 +83,10 @@ class SqliteStore:
     def ping(self) -> None:  # noqa: D102 (the protocol says it, as for all that follow)
         self._database.ping()
 
+    def find_problems(self) -> Sequence[str]:
+        """Run SQLite's quick check, which reads the whole file."""
+        return self._database.find_problems()
+
     def close(self) -> None:  # noqa: D102
         self._database.close()
 

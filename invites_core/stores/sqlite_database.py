@@ -150,6 +150,15 @@ class SqliteDatabase:
             self._check_still_there(connection)
             connection.execute("SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)").fetchall()
 
+    def find_problems(self) -> list[str]:
+        """Run SQLite's quick check over the whole file.
+
+        Returns:
+            What is wrong, in SQLite's words; empty for nothing.
+        """
+        found = [str(row[0]) for row in self.read("PRAGMA quick_check(10)")]
+        return [] if found == ["ok"] else [f"the database {self.path} is damaged: {text}" for text in found]
+
     def close(self) -> None:
         """Close the connections of this process; nothing is read or written after that."""
         self._closed = True

@@ -1,0 +1,131 @@
+"""What every subcommand shares: its options, its settings and store, and how it takes arguments and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from invites_core import Store, open_store
+from invites_core.stores import parse_sqlite_path
+from invites_wsgi.config import Settings, default_database, has_password, load_settings
+
+__all__ = ["Command", "Session", "escape_controls", "print_json", "session_options", "tell"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTION_LIKE: Final = re.compile(r"--[a-z]+(-[a-z]+)*(=.*)?", re.DOTALL)
+_JOINERS: Final = "\u200c\u200d"
+"""Zero-width joiners: part of how emoji and some scripts are written."""
+
+
+class Command(click.Command):
+    """A command whose arguments may begin with ``-``, as ids, tokens and names may.
+
+    What looks like an option in lower-case words and is none is still refused: a slip in ``--header-only`` must not
+    become the name of a key that can do more than was meant. ``--`` before an argument takes it as it is.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings = {**self.context_settings, "ignore_unknown_options": True}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, refusing options that are not there."""
+        options = {
+            name: param for param in self.get_params(ctx) if isinstance(param, click.Option) for name in param.opts
+        }
+        values_to_skip = 0
+        for arg in args:
+            if values_to_skip:
+                values_to_skip -= 1
+                continue
+            if arg == "--":
+                break
+            name, equals, _ = arg.partition("=")
+            option = options.get(name)
+            if option is not None:
+                values_to_skip = 0 if equals or option.is_flag else option.nargs
+            elif _OPTION_LIKE.fullmatch(arg):
+                raise click.NoSuchOption(name, possibilities=sorted(options), ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the command: what it was told, and the settings that come of it.
+
+    Attributes:
+        config: The settings file from ``--config``, or None.
+        database: The database URL from ``--database``, or None.
+    """
+
+    config: str | None = None
+    database: str | None = None
+
+    def load_settings(self, **overrides: object) -> Settings:
+        """Return the settings: file, environment, arguments.
+
+        Raises:
+            SettingsError: A mistake in them.
+            click.UsageError: A password in an argument.
+        """
+        if self.database is not None and has_password(self.database):
+            raise click.UsageError(
+                "--database: a URL with a password is taken from the settings file or INVITES_DATABASE only"
+            )
+        return load_settings(file=self.config, overrides={"database": self.database, **overrides})
+
+    def open_store(self, settings: Settings, *, create: bool = False) -> Store:
+        """Open the store of the keys, and tell its path if it is made now."""
+        path = parse_sqlite_path(settings.database)
+        if not create or path is None or path.exists():
+            return open_store(settings.database, create=create)
+        if settings.database == default_database(os.environ):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = open_store(settings.database)
+        tell(f"Made the database {Path(os.path.abspath(path))}")
+        return store
+
+
+def session_options(command: F) -> F:
+    """Add the options that may stand before and after the subcommand's name."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        session = ctx.ensure_object(Session)
+        if value is not None and param.name is not None:
+            setattr(session, param.name, value)
+
+    for name, metavar, text in (
+        ("--database", "URL", "The database, such as sqlite:////var/lib/invites-api/invites.db."),
+        ("--config", "FILE", "The settings file."),
+    ):
+        command = click.option(name, metavar=metavar, help=text, expose_value=False, callback=keep)(command)
+    return command
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text that stays on its line and cannot steer a terminal: controls become ``\n``, ``\x1b`` and so on."""
+    return "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and char not in _JOINERS
+        else char
+        for char in text
+    )
+
+
+def print_json(content: object) -> None:
+    """Print a JSON document on standard output."""
+    click.echo(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def tell(text: str) -> None:
+    """Say something to the person at the terminal, beside what is printed for programs."""
+    click.echo(text, err=True)

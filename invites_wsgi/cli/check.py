@@ -1,0 +1,135 @@
+"""The subcommand that looks at everything the service needs and says in words what is wrong."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+
+from invites_core import StorageError, __version__, open_store
+from invites_core.stores import parse_sqlite_path
+from invites_wsgi.cli.base import Command, Session, escape_controls, print_json, session_options
+from invites_wsgi.cli.links import describe_link
+from invites_wsgi.config import Settings, has_password
+
+__all__ = ["check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        level: ``ok``, ``note`` (worth knowing) or ``bad`` (to be mended).
+        text: What was found, and for ``bad`` what to do.
+    """
+
+    level: str
+    text: str
+
+
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@session_options
+@click.pass_obj
+def check(session: Session, as_json: bool) -> int:
+    """Look at settings, database, permissions and versions, and say what is wrong. Exits 1 if anything is."""
+    settings = session.load_settings()
+    findings = [*_check_settings(settings), *_check_database(settings), *_check_versions(), *_check_links(settings)]
+    if as_json:
+        print_json([{"level": finding.level, "text": finding.text} for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:<5}{escape_controls(finding.text)}")
+    return int(any(finding.level == "bad" for finding in findings))
+
+
+def _check_settings(settings: Settings) -> Iterator[Finding]:
+    if settings.file is None:
+        yield Finding("note", "no settings file is in use (--config or INVITES_CONFIG names one)")
+    else:
+        yield Finding("ok", f"settings {settings.file} can be read")
+        mode = stat.S_IMODE(settings.file.stat().st_mode)
+        if mode & 0o022:
+            yield Finding("bad", f"{settings.file} can be changed by others: chmod go-w {settings.file}")
+        if mode & 0o004 and (has_password(settings.database) or has_password(settings.invites or "")):
+            yield Finding("bad", f"{settings.file} holds a password and others can read it: chmod o-r {settings.file}")
+    for name, url in (("database", settings.database), ("invites", settings.invites)):
+        if url == "memory:":
+            yield Finding("bad", f"{name} is memory: every worker has its own, and all is lost at a restart")
+
+
+def _check_database(settings: Settings) -> Iterator[Finding]:
+    urls = [settings.database] if settings.invites is None else [settings.database, settings.invites]
+    for url in urls:
+        try:
+            store = open_store(url, create=False)
+            try:
+                store.ping()
+                yield Finding("ok", f"database {store.location} answers")
+                yield from (Finding("bad", problem) for problem in store.find_problems())
+            finally:
+                store.close()
+        except StorageError as error:
+            yield Finding("bad", str(error))
+        path = parse_sqlite_path(url)
+        if path is not None and path.exists():
+            yield from _check_permissions(path)
+
+
+def _check_permissions(path: Path) -> Iterator[Finding]:
+    """By path alone: opening the file here would drop the locks that this process holds on it."""
+    fine = True
+    for part in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if part.exists() and stat.S_IMODE(part.stat().st_mode) & 0o077:
+            fine = False
+            yield Finding("bad", f"{part} is open to others: chmod 600 {part}")
+    folder = path.resolve().parent
+    owner, user = path.stat().st_uid, os.geteuid()
+    if owner != user:
+        yield Finding("note", f"{path} belongs to user {owner} and you are user {user}: run this as the service's user")
+    if stat.S_IMODE(folder.stat().st_mode) & 0o022 and not folder.stat().st_mode & stat.S_ISVTX:
+        fine = False
+        yield Finding("bad", f"the folder {folder} can be changed by others: chmod go-w {folder}")
+    if not os.access(folder, os.W_OK) or not os.access(path, os.W_OK):
+        fine = False
+        yield Finding("bad", f"you may not write to {path} and its folder; the service must")
+    space = os.statvfs(folder)
+    if space.f_bavail * space.f_frsize < 64 * 1024 * 1024:
+        fine = False
+        yield Finding("bad", f"less than 64 MiB are left on the disk of {folder}")
+    if fine:
+        yield Finding("ok", f"only its owner can read and write {path}")
+
+
+def _check_versions() -> Iterator[Finding]:
+    yield Finding("ok", f"invites-api {__version__} on Python {sys.version.split()[0]}")
+    import apsw
+
+    sqlite = apsw.sqlite_lib_version()
+    if tuple(map(int, sqlite.split("."))) < (3, 51, 3):
+        yield Finding("bad", f"SQLite {sqlite} can corrupt a database that several processes use; 3.51.3 is needed")
+    else:
+        yield Finding("ok", f"SQLite {sqlite}")
+    for package in ("argon2-cffi", "werkzeug"):
+        yield Finding("ok", f"{package} {version(package)}")
+    try:
+        gunicorn = version("gunicorn")
+    except PackageNotFoundError:
+        yield Finding("note", "gunicorn is not installed, and `serve` needs it: pip install 'invites-api[server]'")
+        return
+    enough = tuple(int(part) for part in gunicorn.split(".")[:2]) >= (26, 1)
+    yield Finding("ok" if enough else "bad", f"gunicorn {gunicorn}" + ("" if enough else "; 26.1 is needed"))
+
+
+def _check_links(settings: Settings) -> Iterator[Finding]:
+    for host in settings.hosts.listed:
+        yield Finding("ok", describe_link(settings, host))
+    if not settings.hosts.listed:
+        yield Finding("note", "no hosts are listed in the settings, so keys can be made for any host name")

@@ -1,0 +1,64 @@
+"""The group of all subcommands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from invites_core import InvitesError, __version__
+from invites_wsgi.cli.base import escape_controls, session_options
+from invites_wsgi.cli.check import check
+from invites_wsgi.cli.keys import create, delete, find, list_keys
+from invites_wsgi.cli.serve import serve
+from invites_wsgi.config import SettingsError
+from invites_wsgi.errors import get_error_kind
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["--help"]})
+@session_options
+@click.version_option(__version__, prog_name="invites-api")
+def command() -> None:
+    """Make and keep API keys for invites, and serve the API that makes invites with them."""
+
+
+for _subcommand in (create, list_keys, delete, find, check, serve):
+    command.add_command(_subcommand)
+
+
+def main() -> NoReturn:
+    """Run the command. Whatever goes wrong is one line on standard error, and the exit code tells what kind it was."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character gets its escape, not an error halfway through a list.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = command.main(standalone_mode=False) or 0
+    except click.exceptions.Abort:
+        _fail("stopped", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except InvitesError as error:
+        _fail(str(error), get_error_kind(error)[1].exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {(error.strerror or type(error).__name__).lower()}", 1)
+    sys.exit(code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"Error: {escape_controls(message)}", err=True)
+    sys.exit(code)

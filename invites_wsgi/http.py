@@ -1,0 +1,139 @@
+"""Requests and responses as this app knows them: credentials in, problems and headers out."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wrappers import Request, Response
+
+from invites_core.errors import InvalidKey, InvalidRequest, InvitesError
+from invites_wsgi.errors import get_error_kind
+
+__all__ = ["Exchange", "Problem", "json_response", "problem_response", "read_credentials", "wants_json"]
+
+SECURITY_HEADERS: Final = (
+    ("Cache-Control", "no-store"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
+CHALLENGE: Final = 'Bearer realm="invites"'
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request on its way through the app, with what its line in the log needs.
+
+    Attributes:
+        request: The request.
+        request_id: Names the request in the log and in its answer.
+        route: The template of the route, never the path, which may hold a token.
+        key_id: The id of the key, once it is known to be a stored one.
+        reason: Why it was refused, for the log alone.
+    """
+
+    request: Request
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    route: str = "-"
+    key_id: str | None = None
+    reason: str | None = None
+
+
+class Problem(Exception):
+    """An answer that HTTP alone knows, such as a method that is not allowed.
+
+    Attributes:
+        status: The HTTP status.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def read_request_id(request: Request, *, trusted: bool) -> str | None:
+    """Return the request id that a trusted proxy has given, or None."""
+    given = request.headers.get("X-Request-Id", "") if trusted else ""
+    return given if _REQUEST_ID.fullmatch(given) else None
+
+
+def read_credentials(request: Request) -> tuple[str, bool]:
+    """Return the ``ID/SECRET`` that a request carries, and whether it stood in the header.
+
+    The header wins, and one of another scheme hides the query, as Prosody does it. The scheme's name is
+    case-insensitive (RFC 9110, section 11.1).
+
+    Raises:
+        InvalidKey: It carries none.
+        InvalidRequest: The parameter is repeated (RFC 6750, section 3.1).
+    """
+    header = request.headers.get("Authorization")
+    given = request.args.getlist("key")
+    if len(given) > 1:
+        raise InvalidRequest("key", "is given more than once")
+    if header is not None:
+        scheme, _, credentials = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise InvalidKey("other scheme")
+        return credentials.strip(" "), True
+    if not given:
+        raise InvalidKey("missing")
+    return given[0], False
+
+
+def wants_json(request: Request) -> bool:
+    """Tell whether a request names ``application/json`` in Accept; a wildcard does not."""
+    return any(value.lower() == "application/json" and quality > 0 for value, quality in request.accept_mimetypes)
+
+
+def _is_browser(request: Request) -> bool:
+    """Tell whether a person reads the answer: whoever names ``text/html`` in Accept."""
+    return any(value.lower() == "text/html" and quality > 0 for value, quality in request.accept_mimetypes)
+
+
+def json_response(content: object, status: int = 200, *, mimetype: str = "application/json") -> Response:
+    """Return a JSON document (RFC 8259) as the answer."""
+    return Response(json.dumps(content, ensure_ascii=False) + "\n", status, mimetype=mimetype)
+
+
+def problem_response(exchange: Exchange, error: Exception, *, status: int | None = None) -> Response:
+    """Return what an error looks like from outside: a problem document (RFC 9457), or one sentence for a browser.
+
+    Args:
+        exchange: The request that failed.
+        error: One of the library's errors, a `Problem`, or anything else for a fault of our own.
+        status: The status instead of the table's.
+    """
+    headers: dict[str, str] = {}
+    extra: dict[str, object] = {}
+    if isinstance(error, InvitesError):
+        problem_type, kind = get_error_kind(error)
+        status, title = status or kind.status, kind.title
+        detail = kind.public_detail or f"{str(error)[:1].upper()}{str(error)[1:]}."
+        if isinstance(error, InvalidKey):
+            headers["WWW-Authenticate"] = CHALLENGE
+        for name in ("field", "scope"):
+            if hasattr(error, name):
+                extra[name] = getattr(error, name)
+        if hasattr(error, "retry_after"):
+            headers["Retry-After"] = str(error.retry_after)
+    else:
+        problem = error if isinstance(error, Problem) else Problem(500, "Something went wrong here; it is in the log.")
+        problem_type, status, headers = "about:blank", problem.status, problem.headers
+        title, detail = HTTP_STATUS_CODES[status], str(problem)
+    if _is_browser(exchange.request):
+        response = Response(detail + "\n", status, mimetype="text/plain")
+    else:
+        document = {"type": problem_type, "title": title, "status": status, "detail": detail, **extra}
+        document["request_id"] = exchange.request_id
+        response = json_response(document, status, mimetype="application/problem+json")
+    response.headers.extend(headers)
+    return response

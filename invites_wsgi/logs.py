@@ -1,0 +1,130 @@
+"""Logging that never shows a secret, a token or a query.
+
+The log of requests is written by the app: the template of the route instead of the path, and no query. What other
+code logs, gunicorn above all, passes the same formatters, which cut out whatever could be a credential.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final
+
+__all__ = ["JsonFormatter", "TextFormatter", "configure_logging", "get_formatter", "is_configured", "scrub"]
+
+ROOT_NAME: Final = "invites_wsgi"
+
+_QUERY: Final = re.compile(r"\?\S*")
+# A token has 16 characters or more, a secret 22 or more; percent-encoding only makes them longer.
+_CREDENTIAL: Final = re.compile(r"[A-Za-z0-9_%+=~-]{16,}")
+# gunicorn logs a malformed request's line or header as it came; nothing in it can be trusted to be harmless.
+_MALFORMED: Final = re.compile(r"(Invalid request from ip=\S*?):\s.*", re.DOTALL)
+_HANDLING: Final = re.compile(r"(Error handling request) .*", re.DOTALL)
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def scrub(text: str) -> str:
+    """Cut out of a text whatever could be a query, a secret or a token."""
+    text = _MALFORMED.sub(r"\1", text)
+    text = _HANDLING.sub(r"\1", text)
+    return _CREDENTIAL.sub("[…]", _QUERY.sub("?[…]", text))
+
+
+def _one_line(text: str) -> str:
+    """Escape what would end or rewrite a line of the log."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def _format_error(error: BaseException) -> list[str]:
+    """Return a traceback as lines: the places, which are code, and the messages with what they must not show cut out."""
+    lines: list[str] = []
+    if error.__cause__ is not None:
+        lines += [*_format_error(error.__cause__), "which was the direct cause of:"]
+    elif error.__context__ is not None and not error.__suppress_context__:
+        lines += [*_format_error(error.__context__), "during which another error came:"]
+    for frame in traceback.extract_tb(error.__traceback__):
+        lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}: {frame.line}")
+    lines.append(f"{type(error).__qualname__}: {_one_line(scrub(str(error)))}")
+    return lines
+
+
+def _collect(record: logging.LogRecord) -> tuple[str, dict[str, Any], list[str]]:
+    message = record.getMessage()
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    # Our own loggers are trusted to log no credential, and long host names must stay whole there.
+    if record.name != ROOT_NAME and not record.name.startswith(f"{ROOT_NAME}."):
+        message = scrub(message)
+        fields = {}
+    info: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | None
+    info = record.exc_info
+    trace = _format_error(info[1]) if info and info[1] is not None else []
+    return message, fields, trace
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class TextFormatter(logging.Formatter):
+    """One line an entry: time, level, process, message, and fields as ``name=value``; tracebacks indented below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry."""
+        message, fields, trace = _collect(record)
+        parts = [f"{_time(record)} {record.levelname} [{record.process}] {_one_line(message)}"]
+        parts += [f"{name}={_one_line(str(value))}" for name, value in fields.items() if value is not None]
+        return "\n".join([" ".join(parts), *(f"    {line}" for line in trace)])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``pid``, ``message``, the fields, and ``trace`` as a list of lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry."""
+        message, fields, trace = _collect(record)
+        entry: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "message": message,
+            **fields,
+        }
+        if trace:
+            entry["trace"] = trace
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def configure_logging(log_format: str, level: str) -> None:
+    """Write the log of this package to standard error; the loggers of other packages are left alone.
+
+    Args:
+        log_format: ``text`` or ``json``.
+        level: The least level that is written.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logger = logging.getLogger(ROOT_NAME)
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def is_configured() -> bool:
+    """Tell whether anybody has said where this package's log goes."""
+    return logging.getLogger(ROOT_NAME).hasHandlers()
+
+
+def get_formatter() -> logging.Formatter:
+    """Return the formatter that this package's log is written with, the text one where none was configured."""
+    for handler in logging.getLogger(ROOT_NAME).handlers:
+        if handler.formatter is not None:
+            return handler.formatter
+    return TextFormatter()
