@@ -1,0 +1,11 @@
+"""``bin/bench``: the service measured beside its peers, in one run, on one machine.
+
+peers.py    who is measured, and how each is started on empty data
+load.py     the load: wrk, with every answer's status counted
+rounds.py   the order of the measurements, and what one of them is
+machine.py, processes.py
+            what it ran on, and what the workers took of it
+report.py   the table and the JSON
+profile.py  what one worker's time goes to, by py-spy
+bare.py     the app that stores nothing
+"""
