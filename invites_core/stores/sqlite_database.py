@@ -18,8 +18,10 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from invites_core.errors import CorruptRecord, OutcomeUnknown, StorageBusy, StorageError
+from invites_core.errors import CorruptRecord, StorageBusy, StorageError
 from invites_core.process import PerProcess
+from invites_core.stores.sqlite_turns import FileTurn
+from invites_core.stores.sqlite_writers import WriteQueue
 
 __all__ = ["SqliteDatabase"]
 
@@ -33,12 +35,13 @@ CACHED_STATEMENTS: Final = 64
 
 
 class _Process:
-    """What one process holds: the lock that its writers queue for, and a connection for each of its threads."""
+    """What one process holds: a connection for each of its threads, and what its writers queue for."""
 
-    __slots__ = ("connections", "local", "write_lock")
+    __slots__ = ("connections", "local", "turns", "writers")
 
-    def __init__(self) -> None:
-        self.write_lock = threading.Lock()
+    def __init__(self, turns: FileTurn, writers: WriteQueue) -> None:
+        self.turns = turns
+        self.writers = writers
         self.local = threading.local()
         self.connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
 
@@ -68,7 +71,9 @@ class SqliteDatabase:
         self._version = version
         self._timeout = timeout
         self._closed = False
-        self._process = PerProcess(_Process)
+        self._process = PerProcess(
+            lambda: _Process(FileTurn(self.path), WriteQueue(turn=self._turn, translate=self._translate))
+        )
         if create and not self._exists():
             self._create()
         # Opened once here, so that what is wrong shows at the start, and closed again: nothing is open at a fork.
@@ -84,54 +89,40 @@ class SqliteDatabase:
             return self._connection().execute(statement, bindings).fetchall()
 
     def write(self, change: Callable[[apsw.Connection], T]) -> T:
-        """Run a change as one transaction, and return what it returned once the commit is on the disk.
+        """Run a change in a transaction, and return what it returned once the commit is on the disk.
 
         Args:
-            change: Called once, with a connection that holds the write lock. It steps every statement to its end.
-                What it raises undoes the transaction and is raised again.
+            change: Called with a connection that holds the write lock, in a transaction that it may share with
+                changes of other threads. It steps every statement to its end. What it raises undoes what it did, and
+                that alone, and is raised again.
 
         Raises:
             StorageBusy: Others wrote for longer than the time limit; nothing was changed.
             StorageError: The change failed; nothing was changed.
             OutcomeUnknown: The commit failed, and may yet come true after a crash.
         """
-        deadline = time.monotonic() + self._timeout
-        lock = self._process.get().write_lock
-        if not lock.acquire(timeout=self._timeout):
-            raise StorageBusy
-        try:
+        return self._process.get().writers.write(change, timeout=self._timeout)
+
+    @contextlib.contextmanager
+    def _turn(self, deadline: float) -> Iterator[apsw.Connection]:
+        """Open a transaction that holds the write lock, and roll back what is not committed in the end."""
+        with self._translated():
+            connection = self._connection()
+            self._check_still_there(connection)
+        with self._process.get().turns.take(deadline):
             with self._translated():
-                connection = self._connection()
-                self._check_still_there(connection)
                 # IMMEDIATE, because a deferred transaction that writes after it has read can fail at once with
                 # SQLITE_BUSY_SNAPSHOT, whatever the time limit (sqlite.org/isolation.html).
                 connection.set_busy_timeout(max(1, int((deadline - time.monotonic()) * 1000)))
                 connection.execute("BEGIN IMMEDIATE")
-                try:
-                    connection.set_busy_timeout(int(self._timeout * 1000))
-                    result = change(connection)
-                    self._commit(connection)
-                except BaseException:
-                    self._roll_back(connection)
-                    raise
-            return result
-        finally:
-            lock.release()
-
-    def _commit(self, connection: apsw.Connection) -> None:
-        try:
-            connection.execute("COMMIT")
-        except apsw.BusyError as error:
-            self._roll_back(connection)
-            raise StorageBusy from error
-        except apsw.Error as error:
-            # A commit whose sync failed is rolled back in every view, and its frames can still be found in the log
-            # when the database is opened after a crash: such an error means "unknown", not "no".
-            self._roll_back(connection)
-            raise OutcomeUnknown("the database failed while committing") from error
+                connection.set_busy_timeout(int(self._timeout * 1000))
+            try:
+                yield connection
+            finally:
+                self._roll_back(connection)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
-        """End the transaction; a connection that cannot even do that is thrown away."""
+        """End a transaction that was not committed; a connection that cannot even do that is thrown away."""
         if not connection.in_transaction:
             return
         try:
@@ -166,6 +157,7 @@ class SqliteDatabase:
         if process is not None:
             for connection in list(process.connections):
                 connection.close()
+            process.turns.close()
 
     def _exists(self) -> bool:
         # By path alone: opening and closing the file would drop the locks that this process holds on it

@@ -1,0 +1,86 @@
+"""How the writing processes of one machine take turns.
+
+SQLite's own busy handler sleeps in growing steps, so that whoever waits longest is asked least. A lock on a file
+beside the database makes the processes queue; it only orders them, and SQLite's own lock decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from invites_core.errors import StorageBusy
+
+__all__ = ["FileTurn"]
+
+POLL_SECONDS: Final = 0.0005
+
+
+class FileTurn:
+    """The lock file of one process. A child opens its own after a fork: an inherited descriptor excludes nobody."""
+
+    def __init__(self, database: Path) -> None:
+        """Take the path of the database; the lock file is made at the first turn, with the database's owner."""
+        self._database = database
+        self._descriptor: int | None = None
+        self._usable = True
+
+    @contextlib.contextmanager
+    def take(self, deadline: float) -> Iterator[None]:
+        """Hold the lock inside.
+
+        Raises:
+            StorageBusy: Others held it until the deadline, in ``time.monotonic``.
+        """
+        descriptor = self._open()
+        if descriptor is None:
+            yield
+            return
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise StorageBusy from error
+                time.sleep(POLL_SECONDS)
+            else:
+                break
+        try:
+            yield
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the lock file."""
+        descriptor, self._descriptor, self._usable = self._descriptor, None, False
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _open(self) -> int | None:
+        """Return the open lock file, or None where there can be none: it is no condition for being right."""
+        if self._descriptor is None and self._usable:
+            try:
+                self._descriptor = self._make()
+            except OSError:
+                self._usable = False
+        return self._descriptor
+
+    def _make(self) -> int:
+        path = f"{self._database}-lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            owner = self._database.stat()
+            # Only root can give it away, and must: the service's user could not open it otherwise.
+            if os.geteuid() == 0:
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                os.fchmod(descriptor, 0o600)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
