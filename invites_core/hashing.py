@@ -15,7 +15,7 @@ from collections import OrderedDict
 from typing import Final
 
 import argon2
-from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError, VerifyMismatchError
 
 from invites_core.errors import Busy, CorruptRecord, InvalidKey, StorageError
 from invites_core.process import PerProcess
@@ -107,9 +107,16 @@ class SecretHasher:
         self._state = PerProcess(lambda: _State(permits))
 
     def hash(self, secret: str) -> str:
-        """Return the argon2id hash of a secret, in PHC string format. Waits for a permit; meant for making keys."""
+        """Return the argon2id hash of a secret, in PHC string format. Waits for a permit; meant for making keys.
+
+        Raises:
+            StorageError: There was not memory enough to compute it.
+        """
         with self._state.get().permits:
-            return self._argon2.hash(secret)
+            try:
+                return self._argon2.hash(secret)
+            except HashingError as error:
+                raise StorageError("no memory to compute a hash") from error
 
     def verify(self, secret: str, secret_hash: str) -> None:
         """Check that a secret matches a stored hash; call it only after the tag has matched.
@@ -130,6 +137,9 @@ class SecretHasher:
         if digest in state.cache:
             return
         with state.lock:
+            # Whoever computed it has put it there before leaving `pending`, both under this lock.
+            if digest in state.cache:
+                return
             if state.working >= self._max_working:
                 raise Busy
             pending = state.pending.get(digest)
@@ -176,7 +186,7 @@ class SecretHasher:
             return self._argon2.verify(secret_hash, secret)
         except VerifyMismatchError:
             return False
-        except InvalidHashError as error:
+        except (InvalidHashError, UnicodeError) as error:
             raise CorruptRecord("a stored hash cannot be read") from error
         except VerificationError as error:
             # argon2 says the same of a failed allocation, which must never look like a wrong secret.
@@ -193,6 +203,7 @@ def _check_bounds(secret_hash: str) -> None:
         raise CorruptRecord("a stored hash cannot be read") from error
     within = (
         asked.type is argon2.Type.ID
+        and asked.version in (16, 19)
         and 1 <= asked.time_cost <= MAX_TIME_COST
         and 8 <= asked.memory_cost <= MAX_MEMORY_KIB
         and 1 <= asked.parallelism <= MAX_PARALLELISM

@@ -98,7 +98,8 @@ def normalize_username(name: str, *, field: str = "username") -> str:
     if not isinstance(name, str) or len(name) > 1023:
         raise refused
     mapped = "".join(stringprep.map_table_b2(char) for char in name if not stringprep.in_table_b1(char))
-    prepared = unicodedata.normalize("NFKC", mapped)
+    # Stringprep is defined on Unicode 3.2: table A.1 must see later characters before anything maps them away.
+    prepared = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     if not prepared or any(prohibits(char) for char in prepared for prohibits in _NODEPREP_PROHIBITED):
         raise refused
     # RFC 3454, section 6: text that holds right-to-left characters begins and ends with one, and holds no others.
@@ -106,7 +107,6 @@ def normalize_username(name: str, *, field: str = "username") -> str:
         ends_right_to_left = stringprep.in_table_d1(prepared[0]) and stringprep.in_table_d1(prepared[-1])
         if not ends_right_to_left or any(stringprep.in_table_d2(char) for char in prepared):
             raise refused
-    # Case folding can undo normal forms and the other way round; only what is stable names one account.
     if len(prepared.encode()) > 1023:
         raise refused
     return prepared

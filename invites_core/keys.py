@@ -11,6 +11,7 @@ from typing import Final
 
 from invites_core.durations import format_duration, parse_duration
 from invites_core.errors import InvalidKey, InvalidRequest
+from invites_core.text import check_text
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -24,6 +25,7 @@ __all__ = [
     "format_key",
     "generate_key_id",
     "generate_secret",
+    "is_key_id",
     "parse_key",
 ]
 
@@ -34,7 +36,12 @@ NEVER: Final = timedelta.max
 """As a longest lifetime: no bound, so that invites may be made that never expire."""
 
 MAX_KEY_LENGTH: Final = 255
+_KEY_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,253}", re.ASCII)
 _KEY: Final = re.compile(r"([A-Za-z0-9_-]+)/([A-Za-z0-9_-]+)", re.ASCII)
+
+
+def _is_whole(duration: timedelta) -> bool:
+    return duration >= timedelta(seconds=1) and not duration % timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,15 @@ class Quota:
 
     count: int
     period: timedelta
+
+    def __post_init__(self) -> None:
+        """Refuse what no store could read back.
+
+        Raises:
+            InvalidRequest: The count is under 1, or the period no whole number of seconds.
+        """
+        if self.count < 1 or not _is_whole(self.period):
+            raise InvalidRequest("quota", "must be at least one invite in a period of whole seconds")
 
     @classmethod
     def parse(cls, text: str, *, field: str = "quota") -> Quota:
@@ -93,6 +109,22 @@ class KeyPolicy:
     quota: Quota | None = None
     all_invites: bool = False
     header_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no store could read back: a key with such a policy could never be used, nor listed.
+
+        Raises:
+            InvalidRequest: A scope is none, a bound is out of range, or a group or role cannot be stored everywhere.
+        """
+        if not self.scopes <= SCOPES:
+            raise InvalidRequest("scopes", f"must be of {', '.join(sorted(SCOPES))}")
+        if self.max_expiry is not None and self.max_expiry != NEVER and not _is_whole(self.max_expiry):
+            raise InvalidRequest("max_expiry", "must be at least one second, in whole seconds")
+        if self.max_uses is not None and self.max_uses < 1:
+            raise InvalidRequest("max_uses", "must be at least 1")
+        for field_name, values in (("groups", self.groups), ("roles", self.roles)):
+            for value in values:
+                check_text(field_name, value, max_length=255)
 
 
 DEFAULT_POLICY: Final = KeyPolicy()
@@ -182,6 +214,11 @@ def generate_key_id() -> str:
 def generate_secret() -> str:
     """Return a new random secret: 24 bytes as 32 characters of base64url."""
     return _generate(24)
+
+
+def is_key_id(text: str) -> bool:
+    """Tell whether a text has the form of an id: base64url, short enough to leave room for a secret."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def format_key(key_id: str, secret: str) -> str:

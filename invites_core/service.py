@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from invites_core.clock import Clock, read_clock, system_clock
 from invites_core.durations import MAX_DURATION
-from invites_core.errors import InvalidHost, InvalidKey, InvalidRequest, KeyExists, KeyUnknown
+from invites_core.errors import InvalidKey, InvalidRequest, KeyExists, KeyUnknown
 from invites_core.hashing import SecretHasher, compute_tag
 from invites_core.hosts import Hosts, normalize_host
 from invites_core.invites import Invite, format_landing_page, generate_token, is_token
@@ -21,6 +21,7 @@ from invites_core.keys import (
     KeyPolicy,
     generate_key_id,
     generate_secret,
+    is_key_id,
     parse_key,
 )
 from invites_core.store import InviteStore, KeyStore
@@ -127,9 +128,7 @@ class ApiKeys:
         if hmac.compare_digest(tag, key.tag):
             secret_hash = key.secret_hash
         elif (
-            key.previous is not None
-            and now <= key.previous.valid_until
-            and hmac.compare_digest(tag, key.previous.tag)
+            key.previous is not None and now <= key.previous.valid_until and hmac.compare_digest(tag, key.previous.tag)
         ):
             secret_hash = key.previous.secret_hash
         else:
@@ -143,7 +142,7 @@ class ApiKeys:
 
     def find(self, key_id: str) -> ApiKey | None:
         """Return the key of this id, or None."""
-        return self._store.find_key(key_id)
+        return self._store.find_key(key_id) if is_key_id(key_id) else None
 
     def list(self, host: str | None = None) -> Sequence[ApiKey]:
         """Return all keys, or those of one host, oldest first.
@@ -160,7 +159,8 @@ class ApiKeys:
             InvalidHost: Not a host name.
             KeyUnknown: This host has no such key.
         """
-        if not self._store.delete_key(key_id, host=normalize_host(host), now=read_clock(self._clock)):
+        host = normalize_host(host)
+        if not is_key_id(key_id) or not self._store.delete_key(key_id, host=host, now=read_clock(self._clock)):
             raise KeyUnknown
 
 
@@ -252,7 +252,6 @@ class Invites:
 
 
 def _check_lifetime(lifetime: timedelta) -> timedelta:
-    whole = timedelta(seconds=int(lifetime.total_seconds()))
-    if not timedelta(seconds=1) <= whole <= MAX_DURATION:
+    if not timedelta(seconds=1) <= lifetime <= MAX_DURATION:
         raise InvalidRequest("expires_in", "must be from 1 second to 100 years")
-    return whole
+    return timedelta(seconds=int(lifetime.total_seconds()))

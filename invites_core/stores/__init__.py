@@ -22,7 +22,7 @@ def parse_sqlite_path(url: str) -> Path | None:
     if not url.startswith("sqlite:"):
         return None
     path = url.removeprefix("sqlite:///")
-    if path == url or not path or "\0" in path:
+    if path == url or not path or "\0" in path or any("\ud800" <= char <= "\udfff" for char in path):
         raise InvalidRequest("database", "must be sqlite:///relative.db or sqlite:////absolute.db")
     return Path(path)
 

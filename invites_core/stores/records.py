@@ -72,7 +72,7 @@ def list_from_json(text: str) -> tuple[str, ...]:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptRecord("a stored list cannot be read") from error
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise CorruptRecord("a stored list cannot be read")
@@ -113,10 +113,10 @@ def policy_from_json(text: str) -> KeyPolicy:
     try:
         fields: dict[str, Any] = json.loads(text)
         policy = KeyPolicy(
-            scopes=frozenset(map(str, fields.pop("scopes", DEFAULT_POLICY.scopes))),
-            kinds=frozenset(map(str, fields.pop("kinds", DEFAULT_POLICY.kinds))),
-            groups=frozenset(map(str, fields.pop("groups", ()))),
-            roles=frozenset(map(str, fields.pop("roles", ()))),
+            scopes=_texts(fields.pop("scopes", list(DEFAULT_POLICY.scopes))),
+            kinds=_texts(fields.pop("kinds", list(DEFAULT_POLICY.kinds))),
+            groups=_texts(fields.pop("groups", [])),
+            roles=_texts(fields.pop("roles", [])),
             allow_username=fields.pop("allow_username", False) is True,
             max_expiry=_expiry_from_json(fields.pop("max_expiry", None)),
             max_uses=_int_or_none(fields.pop("max_uses", 1)),
@@ -124,11 +124,17 @@ def policy_from_json(text: str) -> KeyPolicy:
             all_invites=fields.pop("all_invites", False) is True,
             header_only=fields.pop("header_only", False) is not False,
         )
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptRecord("a stored policy cannot be read") from error
     if fields:
         raise CorruptRecord("a stored policy holds a field that this version does not know")
     return policy
+
+
+def _texts(values: object) -> frozenset[str]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError
+    return frozenset(values)
 
 
 def _int_or_none(value: object) -> int | None:

@@ -37,13 +37,17 @@ CACHED_STATEMENTS: Final = 64
 class _Process:
     """What one process holds: a connection for each of its threads, and what its writers queue for."""
 
-    __slots__ = ("connections", "local", "turns", "writers")
+    __slots__ = ("connections", "local", "opening", "turns", "writers", "writing")
 
     def __init__(self, turns: FileTurn, writers: WriteQueue) -> None:
         self.turns = turns
         self.writers = writers
         self.local = threading.local()
         self.connections: weakref.WeakSet[apsw.Connection] = weakref.WeakSet()
+        # Held while a connection is opened, while a transaction is under way, and both during a fork, in this order:
+        # writing, opening.
+        self.opening = threading.Lock()
+        self.writing = threading.RLock()
 
 
 class SqliteDatabase:
@@ -71,8 +75,10 @@ class SqliteDatabase:
         self._version = version
         self._timeout = timeout
         self._closed = False
+        self._was_open_at_fork = False
         self._process = PerProcess(
-            lambda: _Process(FileTurn(self.path), WriteQueue(turn=self._turn, translate=self._translate))
+            lambda: _Process(FileTurn(self.path), WriteQueue(turn=self._turn, translate=self._translate)),
+            prepare_fork=self._close_for_fork,
         )
         if create and not self._exists():
             self._create()
@@ -85,8 +91,7 @@ class SqliteDatabase:
         Raises:
             StorageError: It could not be read.
         """
-        with self._translated():
-            return self._connection().execute(statement, bindings).fetchall()
+        return self._use(lambda connection: connection.execute(statement, bindings).fetchall())
 
     def write(self, change: Callable[[apsw.Connection], T]) -> T:
         """Run a change in a transaction, and return what it returned once the commit is on the disk.
@@ -106,20 +111,20 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def _turn(self, deadline: float) -> Iterator[apsw.Connection]:
         """Open a transaction that holds the write lock, and roll back what is not committed in the end."""
-        with self._translated():
-            connection = self._connection()
-            self._check_still_there(connection)
-        with self._process.get().turns.take(deadline):
-            with self._translated():
-                # IMMEDIATE, because a deferred transaction that writes after it has read can fail at once with
-                # SQLITE_BUSY_SNAPSHOT, whatever the time limit (sqlite.org/isolation.html).
-                connection.set_busy_timeout(max(1, int((deadline - time.monotonic()) * 1000)))
-                connection.execute("BEGIN IMMEDIATE")
-                connection.set_busy_timeout(int(self._timeout * 1000))
-            try:
-                yield connection
-            finally:
-                self._roll_back(connection)
+        process = self._process.get()
+        with process.writing:
+            connection = self._use(self._check_still_there)
+            with process.turns.take(deadline):
+                with self._translated():
+                    # IMMEDIATE, because a deferred transaction that writes after it has read can fail at once with
+                    # SQLITE_BUSY_SNAPSHOT, whatever the time limit (sqlite.org/isolation.html).
+                    connection.set_busy_timeout(max(1, int((deadline - time.monotonic()) * 1000)))
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.set_busy_timeout(int(self._timeout * 1000))
+                try:
+                    yield connection
+                finally:
+                    self._roll_back(connection)
 
     def _roll_back(self, connection: apsw.Connection) -> None:
         """End a transaction that was not committed; a connection that cannot even do that is thrown away."""
@@ -136,10 +141,8 @@ class SqliteDatabase:
         Raises:
             StorageError: It cannot be read, or the file was moved away.
         """
-        with self._translated():
-            connection = self._connection()
-            self._check_still_there(connection)
-            connection.execute("SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)").fetchall()
+        self._use(self._check_still_there)
+        self.read("SELECT count(*) FROM (SELECT 1 FROM sqlite_schema LIMIT 1)")
 
     def find_problems(self) -> list[str]:
         """Run SQLite's quick check over the whole file.
@@ -147,8 +150,12 @@ class SqliteDatabase:
         Returns:
             What is wrong, in SQLite's words; empty for nothing.
         """
-        found = [str(row[0]) for row in self.read("PRAGMA quick_check(10)")]
-        return [] if found == ["ok"] else [f"the database {self.path} is damaged: {text}" for text in found]
+        try:
+            found = [line for row in self.read("PRAGMA quick_check(10)") for line in str(row[0]).splitlines()]
+        except CorruptRecord as error:
+            # So damaged that the check itself comes to no end.
+            return [str(error)]
+        return [] if found == ["ok"] else [f"the database {self.path} is damaged: {line}" for line in found]
 
     def close(self) -> None:
         """Close the connections of this process; nothing is read or written after that."""
@@ -215,6 +222,63 @@ class SqliteDatabase:
             connection = local.connection = self._open()
         return connection
 
+    def _use(self, use: Callable[[apsw.Connection], T]) -> T:
+        """Call something that only reads with this thread's connection, again if that was closed meanwhile.
+
+        Another thread closes it for a fork, or because the store is closed for good: opening tells which.
+        """
+        with self._translated():
+            while True:
+                connection = self._connection()
+                try:
+                    return use(connection)
+                except (apsw.ConnectionClosedError, apsw.CursorClosedError):
+                    self._discard_connection()
+
+    def _close_for_fork(self, process: _Process) -> Callable[[], None]:
+        """Close all connections before a fork, and let none be opened until it is over.
+
+        SQLite remembers which locks a process holds in memory that a child inherits, by file and not by connection. A
+        child that opens a file which its parent had open at the fork therefore takes no locks of its own: others then
+        remove the log under it, and what it committed is lost. Connections of its own are not enough.
+
+        Returns:
+            What the parent calls after the fork.
+        """
+        deadline = time.monotonic() + self._timeout
+        is_ours = process.writing.acquire(timeout=self._timeout)
+        process.opening.acquire()
+        all_closed = True
+        for connection in list(process.connections):
+            all_closed &= is_ours and self._close_idle(connection, deadline)
+        if all_closed and is_ours:
+            process.turns.release()
+        self._was_open_at_fork = not all_closed
+
+        def resume() -> None:
+            self._was_open_at_fork = False
+            process.opening.release()
+            if is_ours:
+                process.writing.release()
+
+        return resume
+
+    def _close_idle(self, connection: apsw.Connection, deadline: float) -> bool:
+        """Close a connection as soon as its thread does not use it, and tell whether it came to that."""
+        while True:
+            try:
+                if connection.in_transaction:
+                    return False
+                connection.close()
+            except apsw.ConnectionClosedError:
+                return True
+            except apsw.Error:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.0005)
+            else:
+                return True
+
     def _discard_connection(self) -> None:
         local = self._process.get().local
         connection: apsw.Connection | None = getattr(local, "connection", None)
@@ -224,24 +288,26 @@ class SqliteDatabase:
                 connection.close(True)
 
     def _open(self) -> apsw.Connection:
-        if self._closed:
-            raise StorageError("the store is closed")
-        if not self._exists():
-            raise StorageError(f"no database at {self.path}")
-        with self._translated():
-            connection = self._connect(self.path)
-            try:
-                self._set_up(connection)
-            except BaseException:
-                connection.close(True)
-                raise
-        self._process.get().connections.add(connection)
+        process = self._process.get()
+        with process.opening:
+            if self._closed:
+                raise StorageError("the store is closed")
+            if self._was_open_at_fork:
+                raise StorageError(f"the database {self.path} was in use while this process was forked")
+            if not self._exists():
+                raise StorageError(f"no database at {self.path}")
+            with self._translated():
+                connection = self._connect(self.path)
+                try:
+                    self._set_up(connection)
+                except BaseException:
+                    connection.close(True)
+                    raise
+            process.connections.add(connection)
         return connection
 
     def _connect(self, path: Path) -> apsw.Connection:
-        connection = apsw.Connection(
-            str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=CACHED_STATEMENTS
-        )
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=CACHED_STATEMENTS)
         connection.set_busy_timeout(int(self._timeout * 1000))
         return connection
 
@@ -261,16 +327,29 @@ class SqliteDatabase:
         connection.execute("PRAGMA synchronous = FULL").fetchall()
         connection.execute("PRAGMA foreign_keys = ON").fetchall()
         connection.execute("PRAGMA trusted_schema = OFF").fetchall()
-        modes = connection.execute("PRAGMA journal_mode").fetchall() + connection.execute("PRAGMA synchronous").fetchall()
+        modes = (
+            connection.execute("PRAGMA journal_mode").fetchall() + connection.execute("PRAGMA synchronous").fetchall()
+        )
         if modes != [("wal",), (2,)]:
             raise StorageError(f"the database {self.path} is not in WAL mode with synchronous=FULL")
 
-    def _check_still_there(self, connection: apsw.Connection) -> None:
+    def _check_still_there(self, connection: apsw.Connection) -> apsw.Connection:
         """Refuse to write to a file that is no longer at its path: what is acknowledged there would be lost."""
         moved = ctypes.c_int(0)
         connection.file_control("main", apsw.SQLITE_FCNTL_HAS_MOVED, ctypes.addressof(moved))
         if moved.value:
             raise StorageError(f"the database {self.path} was moved or deleted while it was open; restart the service")
+        return connection
+
+    def _why_not_open(self) -> str:
+        """Say in words what SQLite does not: by path alone, because the file may be open here."""
+        if self.path.is_dir():
+            return "it is a folder"
+        return (
+            "permission denied"
+            if not os.access(self.path, os.R_OK | os.W_OK, effective_ids=True)
+            else "unable to open the file"
+        )
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -283,7 +362,7 @@ class SqliteDatabase:
     def _translate(self, error: apsw.Error) -> StorageError:
         match error:
             case apsw.BusyError() | apsw.LockedError():
-                return StorageBusy()
+                return StorageBusy(f"the database {self.path} is busy")
             case apsw.NotADBError():
                 return StorageError(f"{self.path} is not a SQLite database")
             case apsw.ReadOnlyError():
@@ -293,7 +372,7 @@ class SqliteDatabase:
             case apsw.CorruptError():
                 return CorruptRecord(f"the database {self.path} is damaged")
             case apsw.CantOpenError():
-                return StorageError(f"cannot open the database {self.path}")
+                return StorageError(f"cannot open the database {self.path}: {self._why_not_open()}")
             case _:
                 return StorageError(f"the database {self.path} failed ({type(error).__name__})")
 

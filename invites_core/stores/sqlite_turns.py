@@ -46,7 +46,7 @@ class FileTurn:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    raise StorageBusy from error
+                    raise StorageBusy(f"the database {self._database} is busy") from error
                 time.sleep(POLL_SECONDS)
             else:
                 break
@@ -57,7 +57,12 @@ class FileTurn:
 
     def close(self) -> None:
         """Close the lock file."""
-        descriptor, self._descriptor, self._usable = self._descriptor, None, False
+        self._usable = False
+        self.release()
+
+    def release(self) -> None:
+        """Close the lock file until the next turn: a child that inherited it would keep its parent's lock alive."""
+        descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from invites_core.errors import InvitesError, OutcomeUnknown, StorageBusy, StorageError
+from invites_core.errors import InvitesError, OutcomeUnknown, StorageError
 
 __all__ = ["WriteQueue"]
 
@@ -93,7 +93,7 @@ class WriteQueue:
                 return
             if not me.taken:
                 self._waiting.remove(me)
-                me.error = StorageBusy()
+                me.error = self._translate(apsw.BusyError())
                 return
         # Once taken, the change may be in the commit that is under way: only its outcome tells.
         me.wake.acquire()
@@ -167,7 +167,8 @@ class WriteQueue:
         if committing and not isinstance(error, apsw.BusyError):
             # A commit whose sync failed is rolled back in every view, and its frames can still be found in the log
             # when the database is opened after a crash: such an error means "unknown", not "no".
-            explained: InvitesError = OutcomeUnknown("the database failed while committing")
+            reason = self._translate(error) if isinstance(error, apsw.Error) else "the commit was interrupted"
+            explained: InvitesError = OutcomeUnknown(f"{reason}; whether the change was kept is not known")
         elif isinstance(error, apsw.Error):
             explained = self._translate(error)
         elif isinstance(error, InvitesError):

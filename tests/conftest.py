@@ -1,0 +1,93 @@
+"""Fixtures that all tests share: real objects, made cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.helpers", "tests.processes", "tests.stores.sqlite_files", "tests.stores.suites")
+
+from invites_core.hashing import SecretHasher  # noqa: E402 (the rewriting comes before the imports that it is for)
+from invites_core.service import ApiKeys, Invites  # noqa: E402
+from invites_core.stores.memory import MemoryStore  # noqa: E402
+from tests.helpers import FakeClock  # noqa: E402
+from tests.processes import Fork, ForkedChild, NewSignal, PythonProcess, Signal, StartPython  # noqa: E402
+
+# A machine that is busy is no failure of the code.
+settings.register_profile("invites", deadline=None)
+settings.load_profile("invites")
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still until it is advanced."""
+    return FakeClock()
+
+
+@pytest.fixture
+def hasher() -> SecretHasher:
+    """A hasher as in the product, whose hashes cost next to nothing."""
+    return SecretHasher(time_cost=1, memory_kib=8)
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    """An empty store of keys and invites."""
+    return MemoryStore()
+
+
+@pytest.fixture
+def api_keys(memory_store: MemoryStore, hasher: SecretHasher, clock: FakeClock) -> ApiKeys:
+    """The keys of the memory store."""
+    return ApiKeys(memory_store, hasher=hasher, clock=clock)
+
+
+@pytest.fixture
+def invites(memory_store: MemoryStore, clock: FakeClock) -> Invites:
+    """The invites of the memory store."""
+    return Invites(memory_store, clock=clock)
+
+
+@pytest.fixture
+def fork() -> Iterator[Fork]:
+    """Starts functions in forked children, each with a ``result()``; none outlives the test."""
+    children: list[ForkedChild] = []
+
+    def start(function: Callable[[], Any]) -> ForkedChild:
+        children.append(ForkedChild(function))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()
+
+
+@pytest.fixture
+def new_signal() -> Iterator[NewSignal]:
+    """Makes signals between processes; none is left open after the test."""
+    signals: list[Signal] = []
+
+    def make() -> Signal:
+        signals.append(Signal())
+        return signals[-1]
+
+    yield make
+    for signal in signals:
+        signal.close()
+
+
+@pytest.fixture
+def start_python() -> Iterator[StartPython]:
+    """Starts scripts in fresh interpreters, each with a ``finish()``; none outlives the test."""
+    started: list[PythonProcess] = []
+
+    def start(script: str, *arguments: object) -> PythonProcess:
+        started.append(PythonProcess(script, *arguments))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

@@ -1,0 +1,90 @@
+"""Stores by URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from invites_core.errors import InvalidRequest, StorageError
+from invites_core.stores import open_store, parse_sqlite_path
+from invites_core.stores.memory import MemoryStore
+from tests.helpers import make_key
+
+
+def test_memory() -> None:
+    """`memory:` is an empty store each time."""
+    one, other = open_store("memory:"), open_store("memory:")
+    assert isinstance(one, MemoryStore)
+    assert one is not other
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        pytest.param("sqlite:///invites.db", Path("invites.db"), id="relative"),
+        pytest.param("sqlite:///var/invites.db", Path("var/invites.db"), id="relative-in-a-folder"),
+        pytest.param("sqlite:////var/lib/invites.db", Path("/var/lib/invites.db"), id="absolute"),
+        pytest.param("sqlite:///a b?mode=memory#c%20d", Path("a b?mode=memory#c%20d"), id="nothing-is-decoded"),
+        pytest.param("memory:", None, id="memory"),
+        pytest.param("postgresql://host/db", None, id="another-store"),
+    ],
+)
+def test_path_in_a_url(url: str, path: Path | None) -> None:
+    """What follows sqlite:/// is a path, as it stands."""
+    assert parse_sqlite_path(url) == path
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:", "sqlite://", "sqlite:///", "sqlite:/x.db", "sqlite://x.db", "sqlite:///a\0b"]
+)
+def test_sqlite_without_a_path_is_refused(url: str) -> None:
+    """A URL that begins with sqlite: and names no path is an InvalidRequest that shows the two forms."""
+    with pytest.raises(InvalidRequest, match="sqlite:///relative.db or sqlite:////absolute.db") as caught:
+        open_store(url)
+    assert caught.value.field == "database"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("invites.db", id="path"),
+        pytest.param("mysql://admin:canary@host/db", id="unknown-scheme"),
+        pytest.param("MEMORY:", id="upper-case"),
+        pytest.param("://canary", id="no-scheme"),
+        pytest.param("canary\n", id="newline"),
+    ],
+)
+def test_unknown_store_is_refused(url: str) -> None:
+    """A URL of no store is an InvalidRequest in one line, which shows no password."""
+    with pytest.raises(InvalidRequest) as caught:
+        open_store(url)
+    assert caught.value.field == "database"
+    assert "canary" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_relative_path_is_kept_when_the_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is of the folder that was current when the store was opened."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("sqlite:///invites.db")
+    key = make_key()
+    store.add_key(key)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.location == f"{tmp_path}/invites.db"
+    store.add_key(make_key())
+    assert store.find_key(key.id) == key
+    store.close()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_database_is_made_only_when_asked_for(tmp_path: Path) -> None:
+    """Without `create` a missing database is an error that names it, and nothing is made."""
+    path = tmp_path / "invites.db"
+    with pytest.raises(StorageError, match=f"^no database at {path}$"):
+        open_store(f"sqlite:///{path}", create=False)
+    assert list(tmp_path.iterdir()) == []
+    open_store(f"sqlite:///{path}").close()
+    open_store(f"sqlite:///{path}", create=False).close()
