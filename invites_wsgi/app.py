@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["App", "create_app"]
 
 HEALTH_SECONDS: Final = 1.0
+MAX_UNKNOWN_ID: Final = 15
+"""The longest unknown id that is logged: ids of ours have 8 characters, Prosody's 12; a token has 16 or more."""
+
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.\[\]]{2,60}", re.ASCII)
 
 _log = logging.getLogger("invites_wsgi.app")
 _request_log = logging.getLogger("invites_wsgi.request")
@@ -53,7 +58,7 @@ class HealthResource:
             error = self._error
         if error is not None:
             exchange.reason = str(error)
-            raise type(error)(str(error)) from error
+            raise type(error)(str(error), retry_after=error.retry_after) from error
         return Response("ok\n", mimetype="text/plain")
 
     def _find_error(self) -> StorageError | None:
@@ -103,10 +108,10 @@ class App:
         }
         # No rule ends with a slash, so nothing is ever redirected to one: Werkzeug's redirects would repeat the
         # query, key included, to whatever Host the client named.
-        self._map = Map(
-            [Rule(path, endpoint=path) for path in self._resources], strict_slashes=True, merge_slashes=False
-        )
-        methods = [method for method in self._resources[settings.path]]
+        rules = Map([Rule(path, endpoint=path) for path in self._resources], strict_slashes=True, merge_slashes=False)
+        # Bound once and to no host: neither the Host header nor an Upgrade has a say in what is answered.
+        self._routes = rules.bind("localhost")
+        methods = list(self._resources[settings.path])
         self._cors = {
             "Access-Control-Allow-Methods": ", ".join([*methods, "OPTIONS"]),
             "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
@@ -137,7 +142,7 @@ class App:
                 "key": exchange.key_id,
                 "reason": exchange.reason,
                 "ms": round((time.perf_counter() - started) * 1000, 1),
-                "client": request.remote_addr,
+                "client": _find_address(request),
                 "request_id": exchange.request_id,
             },
         )
@@ -152,20 +157,20 @@ class App:
         except InvitesError as error:
             exchange.reason = exchange.reason or type(error).__name__
             if isinstance(error, InvalidKey):
-                exchange.key_id, exchange.reason = error.key_id, error.reason
+                exchange.key_id, exchange.reason = _find_loggable_id(error), error.reason
             elif isinstance(error, StorageError):
                 _log.error("%s", error, extra={"request_id": exchange.request_id})
             return problem_response(exchange, error)
         except HTTPException as error:
             return problem_response(exchange, Problem(error.code or 500, f"{error.name}."))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (it is logged, and whoever asked gets an answer)
             _log.exception("an error that should not be", extra={"request_id": exchange.request_id})
             return problem_response(exchange, error)
 
     def _dispatch(self, exchange: Exchange) -> Response:
         request = exchange.request
         try:
-            route, _ = self._map.bind_to_environ(request.environ).match()
+            route, _ = self._routes.match(request.path)
         except NotFound:
             raise Problem(404, "There is nothing here.") from None
         exchange.route = route
@@ -190,6 +195,18 @@ class App:
                 return
             response.headers["Access-Control-Allow-Origin"] = origin
         response.headers.update(self._cors)
+
+
+def _find_address(request: Request) -> str | None:
+    """Return the client's address, or None where there is none (a Unix socket) or a proxy passed on something else."""
+    address = request.remote_addr or ""
+    return address if _ADDRESS.fullmatch(address) else None
+
+
+def _find_loggable_id(error: InvalidKey) -> str | None:
+    """Return the id of a refused key, unless it may be a secret or a token that somebody took for an id."""
+    key_id = error.key_id or ""
+    return None if not key_id or (error.reason == "unknown" and len(key_id) > MAX_UNKNOWN_ID) else key_id
 
 
 def create_app(settings: Settings | None = None) -> App | ProxyFix:

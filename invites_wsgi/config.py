@@ -92,7 +92,8 @@ def load_settings(
     settings = Settings(database=default_database(environ))
     if name is not None:
         settings = _read_file(settings, Path(name))
-    given: dict[str, Any] = {"database": environ.get("INVITES_DATABASE") or None, **(overrides or {})}
+    given: dict[str, Any] = {"database": environ.get("INVITES_DATABASE") or None}
+    given.update((key, value) for key, value in (overrides or {}).items() if value is not None)
     for key, value in given.items():
         if value is not None:
             check = _CHECKS.get(key)
@@ -141,7 +142,7 @@ def _read_sections(content: Mapping[str, Any]) -> dict[str, Any]:
             names = _SECTIONS[key]
             for name, inner in _check(_table, value, key).items():
                 if name not in names:
-                    raise _unknown(f"{key}.{name}", [f"{key}.{known}" for known in names])
+                    raise _unknown(name, list(names), within=f"{key}.")
                 fields[names[name]] = _check(_CHECKS[names[name]], inner, f"{key}.{name}")
         elif key in ("database", "invites"):
             fields[key] = _check(_CHECKS[key], value, key)
@@ -156,17 +157,21 @@ def _read_hosts(tables: Mapping[str, Any]) -> Hosts:
         where = f'hosts."{name}"'
         values: dict[str, Any] = {}
         for key, value in _check(_table, table, where).items():
+            if key not in _HOST_CHECKS and isinstance(value, dict):
+                raise SettingsError(
+                    f'{where}.{key}: unknown key; a host name needs quotes, as in [hosts."example.com"]'
+                )
             if key not in _HOST_CHECKS:
-                raise _unknown(f"{where}.{key}", [f"{where}.{known}" for known in _HOST_CHECKS])
+                raise _unknown(key, list(_HOST_CHECKS), within=f"{where}.")
             values[key] = _check(_HOST_CHECKS[key], value, f"{where}.{key}")
         hosts[name] = HostSettings(**values)
         _check(lambda single: Hosts(dict(single)), [(name, hosts[name])], where)
-    return _check(lambda several: Hosts(several), hosts, "hosts")
+    return _check(Hosts, hosts, "hosts")
 
 
-def _unknown(key: str, known: list[str]) -> SettingsError:
+def _unknown(key: str, known: list[str], *, within: str = "") -> SettingsError:
     near = difflib.get_close_matches(key, known, n=1)
-    return SettingsError(f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+    return SettingsError(f"{within}{key}: unknown key" + (f"; did you mean {within}{near[0]}?" if near else ""))
 
 
 def _check(check: Callable[[Any], T], value: object, name: str) -> T:
@@ -177,7 +182,8 @@ def _check(check: Callable[[Any], T], value: object, name: str) -> T:
         # The error's own text names the field as the library calls it.
         raise SettingsError(f"{name}: {str(error).removeprefix(f'{error.field}: ')}") from error
     except InvalidHost as error:
-        raise SettingsError(f"{name}: not a valid host" if "valid" in str(error) else f"{name}: {error}") from error
+        reason = "not a valid host" if str(error) == str(InvalidHost()) else str(error)
+        raise SettingsError(f"{name}: {reason}") from error
     except ValueError as error:
         raise SettingsError(f"{name}: {error}") from error
 
@@ -224,7 +230,10 @@ def _database(value: object) -> str:
     url = _text(value)
     if url != "memory:" and parse_sqlite_path(url) is None:
         # Only the scheme is shown: the rest may hold a password.
-        raise ValueError(f"there is no store {url.partition(':')[0][:20]!r}; known are sqlite: and memory:")
+        scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:", url)
+        raise ValueError(
+            f"there is no store {scheme[0] if scheme else 'without a scheme'!r}; known are sqlite: and memory:"
+        )
     return url
 
 

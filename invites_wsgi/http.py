@@ -91,12 +91,20 @@ def read_credentials(request: Request) -> tuple[str, bool]:
 
 def wants_json(request: Request) -> bool:
     """Tell whether a request names ``application/json`` in Accept; a wildcard does not."""
-    return any(value.lower() == "application/json" and quality > 0 for value, quality in request.accept_mimetypes)
+    return _accepts(request, "application/json")
 
 
 def _is_browser(request: Request) -> bool:
     """Tell whether a person reads the answer: whoever names ``text/html`` in Accept."""
-    return any(value.lower() == "text/html" and quality > 0 for value, quality in request.accept_mimetypes)
+    return _accepts(request, "text/html")
+
+
+def _accepts(request: Request, mimetype: str) -> bool:
+    """Tell whether Accept names a type, with whatever parameters."""
+    return any(
+        value.partition(";")[0].strip().lower() == mimetype and quality > 0
+        for value, quality in request.accept_mimetypes
+    )
 
 
 def json_response(content: object, status: int = 200, *, mimetype: str = "application/json") -> Response:

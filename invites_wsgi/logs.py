@@ -25,6 +25,8 @@ _CREDENTIAL: Final = re.compile(r"[A-Za-z0-9_%+=~-]{16,}")
 # gunicorn logs a malformed request's line or header as it came; nothing in it can be trusted to be harmless.
 _MALFORMED: Final = re.compile(r"(Invalid request from ip=\S*?):\s.*", re.DOTALL)
 _HANDLING: Final = re.compile(r"(Error handling request) .*", re.DOTALL)
+# What came before the client hung up can end within a secret, too short to be known as one.
+_HUNG_UP: Final = re.compile(r"(Ignored premature client disconnection)\. .*", re.DOTALL)
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -33,6 +35,7 @@ def scrub(text: str) -> str:
     """Cut out of a text whatever could be a query, a secret or a token."""
     text = _MALFORMED.sub(r"\1", text)
     text = _HANDLING.sub(r"\1", text)
+    text = _HUNG_UP.sub(r"\1", text)
     return _CREDENTIAL.sub("[…]", _QUERY.sub("?[…]", text))
 
 
@@ -42,7 +45,7 @@ def _one_line(text: str) -> str:
 
 
 def _format_error(error: BaseException) -> list[str]:
-    """Return a traceback as lines: the places, which are code, and the messages with what they must not show cut out."""
+    """Return a traceback as lines: the places, which are code, and the messages without what they must not show."""
     lines: list[str] = []
     if error.__cause__ is not None:
         lines += [*_format_error(error.__cause__), "which was the direct cause of:"]
@@ -83,7 +86,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time``, ``level``, ``pid``, ``message``, the fields, and ``trace`` as a list of lines."""
+    """One JSON object a line: ``time``, ``level``, ``pid``, ``message``, the fields, and ``trace``, a list of lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the entry."""
@@ -97,7 +100,8 @@ class JsonFormatter(logging.Formatter):
         }
         if trace:
             entry["trace"] = trace
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        # In ASCII: JSON itself leaves DEL, C1 controls and line separators as they are.
+        return json.dumps(entry, default=str)
 
 
 def configure_logging(log_format: str, level: str) -> None:

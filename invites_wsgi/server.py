@@ -43,8 +43,9 @@ class Server(BaseApplication):
             "forwarded_allow_ips": "",
             "graceful_timeout": GRACE_SECONDS,
             "keepalive": 15,
-            # Without it one worker can win the race for most connections, and the rate falls by half.
-            "reuse_port": True,
+            # Without it one worker can win the race for most connections, and the rate falls by half. A Unix socket
+            # cannot be shared that way.
+            "reuse_port": not settings.listen.startswith("unix:"),
             "proc_name": "invites-api",
         }
         # A heartbeat on a slow disk lets the arbiter take a healthy worker for a hung one.

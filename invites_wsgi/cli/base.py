@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from invites_core import Store, open_store
+from invites_core import StorageError, Store, open_store
 from invites_core.stores import parse_sqlite_path
 from invites_wsgi.config import Settings, default_database, has_password, load_settings
 
@@ -35,10 +35,14 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.context_settings = {**self.context_settings, "ignore_unknown_options": True}
+        self.context_settings = {
+            **self.context_settings,
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+        }
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, refusing options that are not there."""
+        """Parse the arguments, refusing options that are not there, and arguments that are too many."""
         options = {
             name: param for param in self.get_params(ctx) if isinstance(param, click.Option) for name in param.opts
         }
@@ -55,7 +59,11 @@ class Command(click.Command):
                 values_to_skip = 0 if equals or option.is_flag else option.nargs
             elif _OPTION_LIKE.fullmatch(arg):
                 raise click.NoSuchOption(name, possibilities=sorted(options), ctx=ctx)
-        return super().parse_args(ctx, args)
+        too_many = super().parse_args(ctx, args)
+        if too_many and not ctx.resilient_parsing:
+            # They are not repeated, as click would do: an id and its secret with a space between is a likely slip.
+            ctx.fail("too many arguments; a name with spaces needs quotes")
+        return too_many
 
 
 @dataclass(slots=True)
@@ -86,13 +94,27 @@ class Session:
     def open_store(self, settings: Settings, *, create: bool = False) -> Store:
         """Open the store of the keys, and tell its path if it is made now."""
         path = parse_sqlite_path(settings.database)
-        if not create or path is None or path.exists():
+        if not create or path is None or os.path.lexists(path):
             return open_store(settings.database, create=create)
         if settings.database == default_database(os.environ):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private_folder(path.parent)
         store = open_store(settings.database)
         tell(f"Made the database {Path(os.path.abspath(path))}")
         return store
+
+
+def _make_private_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each for its owner alone, whatever the umask is.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    try:
+        for part in reversed([folder, *folder.parents]):
+            if not part.is_dir():
+                part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {folder}: {(error.strerror or 'error').lower()}") from error
 
 
 def session_options(command: F) -> F:
@@ -122,8 +144,8 @@ def escape_controls(text: str) -> str:
 
 
 def print_json(content: object) -> None:
-    """Print a JSON document on standard output."""
-    click.echo(json.dumps(content, ensure_ascii=False, indent=2))
+    """Print a JSON document on standard output, in ASCII: right in every locale, and no character steers a terminal."""
+    click.echo(json.dumps(content, indent=2))
 
 
 def tell(text: str) -> None:

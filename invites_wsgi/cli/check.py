@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -79,14 +80,16 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         except StorageError as error:
             yield Finding("bad", str(error))
         path = parse_sqlite_path(url)
-        if path is not None and path.exists():
+        # Not by Path.exists, which raises where a folder on the way is closed to this user.
+        if path is not None and os.path.exists(path):
             yield from _check_permissions(path)
 
 
 def _check_permissions(path: Path) -> Iterator[Finding]:
     """By path alone: opening the file here would drop the locks that this process holds on it."""
     fine = True
-    for part in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+    # Who can open the lock file can hold up every writer, without being able to read anything.
+    for part in (path, *(Path(f"{path}{suffix}") for suffix in ("-wal", "-shm", "-lock"))):
         if part.exists() and stat.S_IMODE(part.stat().st_mode) & 0o077:
             fine = False
             yield Finding("bad", f"{part} is open to others: chmod 600 {part}")
@@ -113,7 +116,7 @@ def _check_versions() -> Iterator[Finding]:
     import apsw
 
     sqlite = apsw.sqlite_lib_version()
-    if tuple(map(int, sqlite.split("."))) < (3, 51, 3):
+    if _read_version(sqlite) < (3, 51, 3):
         yield Finding("bad", f"SQLite {sqlite} can corrupt a database that several processes use; 3.51.3 is needed")
     else:
         yield Finding("ok", f"SQLite {sqlite}")
@@ -124,8 +127,13 @@ def _check_versions() -> Iterator[Finding]:
     except PackageNotFoundError:
         yield Finding("note", "gunicorn is not installed, and `serve` needs it: pip install 'invites-api[server]'")
         return
-    enough = tuple(int(part) for part in gunicorn.split(".")[:2]) >= (26, 1)
+    enough = _read_version(gunicorn) >= (26, 1)
     yield Finding("ok" if enough else "bad", f"gunicorn {gunicorn}" + ("" if enough else "; 26.1 is needed"))
+
+
+def _read_version(text: str) -> tuple[int, ...]:
+    """Return the first numbers in a version, which may be one before a release, such as ``27.0b1``."""
+    return tuple(int(part) for part in re.findall(r"[0-9]+", text)[:3])
 
 
 def _check_links(settings: Settings) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from typing import NoReturn
 
@@ -50,10 +49,6 @@ def main() -> NoReturn:
         _fail(str(error), 2)
     except InvitesError as error:
         _fail(str(error), get_error_kind(error)[1].exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does; nothing more can be said there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {(error.strerror or type(error).__name__).lower()}", 1)
     sys.exit(code)

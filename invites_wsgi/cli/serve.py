@@ -40,8 +40,10 @@ def serve(session: Session, listen: str | None, workers: int | None, threads: in
     for host in settings.hosts.listed:
         tell(describe_link(settings, host))
     if not settings.hosts.listed:
-        tell(f"Invites will point to https://HOST/invite?TOKEN of each key's host, where {settings.landing_path} of"
-             " this service, or another page for invites, must answer.")
+        tell(
+            f"Invites will point to https://HOST/invite?TOKEN of each key's host, where {settings.landing_path} of"
+            " this service, or another page for invites, must answer."
+        )
     Server(settings).run()
 
 

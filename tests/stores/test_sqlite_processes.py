@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -266,32 +267,34 @@ class TestForkGuard:
         assert {key.id for key in list_soundly(path)} == expected | {"child-before", "child-after"}
 
     def test_forks_under_load_lose_nothing(self, store: SqliteStore, path: Path, fork: Fork) -> None:
-        """While threads of the parent read and write, children are forked that write as well: all of it is there."""
+        """While threads of the parent read and write without a pause, children are forked that write: all is there."""
         enough = threading.Event()
         added: list[list[str]] = [[] for _ in range(3)]
         first = make_key(id="first")
         store.add_key(first)
 
-        def load(mine: list[str]) -> None:
+        def write(mine: list[str]) -> None:
             while not enough.is_set():
                 key = make_key()
                 store.add_key(key)
                 mine.append(key.id)
                 assert store.find_key(key.id) == key
-                assert store.find_key("first") == first
 
-        failures: list[list[Any]] = []
-        runner = threading.Thread(
-            target=lambda: failures.append(run_at_once([partial(load, mine) for mine in added])),
-            daemon=True,
-        )
+        def read() -> None:
+            while not enough.is_set():
+                assert store.find_key("first") == first
+                store.ping()
+
+        loads: list[Callable[[], None]] = [*(partial(write, mine) for mine in added), read, read]
+        outcomes: list[list[Any]] = []
+        runner = threading.Thread(target=lambda: outcomes.append(run_at_once(loads)), daemon=True)
         runner.start()
         children = [fork(partial(store.add_key, make_key(id=f"child-{number}"))) for number in range(8)]
         for child in children:
             child.result()
         enough.set()
         runner.join(PATIENCE)
-        assert failures == [[None] * 3]
+        assert outcomes == [[None] * 5]
         store.close()
         expected = {key_id for mine in added for key_id in mine} | {f"child-{number}" for number in range(8)}
         assert {key.id for key in list_soundly(path)} == expected | {"first"}

@@ -1,0 +1,241 @@
+"""The reference pages are complete, and name nothing that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import pytest
+from werkzeug.test import Client
+
+import invites_core
+import invites_wsgi
+from invites_core import HostSettings, InvitesError
+from invites_core.durations import parse_duration
+from invites_core.stores.memory import MemoryStore
+from invites_wsgi import App, Settings, config
+from invites_wsgi.api import invite_to_json
+from invites_wsgi.cli.main import command
+from invites_wsgi.errors import ERRORS, get_error_kind
+from tests.docs.pages import PAGES, ROOT, find_code, read_blocks, read_rows, read_sections
+from tests.helpers import NOON, make_invite
+
+DOCS: Final = ROOT / "docs"
+WIRE: Final = ROOT / "tests" / "wire" / "prosody-0.12.3.json"
+LOG_FIELDS: Final = {"message", "key", "reason", "ms", "client", "request_id"}
+EXIT_CODES: Final = {0, 130} | {kind.exit_code for kind in ERRORS.values()}
+
+
+def read_table(page: str, heading: str) -> list[list[str]]:
+    """Return the rows of the tables under a heading of a page."""
+    return read_rows(read_sections(DOCS / page)[heading])
+
+
+def list_settings() -> dict[str, object]:
+    """Return the keys that a settings file may hold, each with its default."""
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
+    known: dict[str, object] = {"database": None, "invites": None}
+    for section, names in config._SECTIONS.items():
+        known |= {f"{section}.{name}": defaults[field] for name, field in names.items()}
+    known |= {f'hosts."HOST".{name}': getattr(HostSettings(), name) for name in config._HOST_CHECKS}
+    return known
+
+
+def read_settings_page() -> dict[str, list[str]]:
+    """Return the rows of the settings page that begin with a key, by key."""
+    sections = ("The database", "`[http]`", "`[log]`", "A host")
+    rows = [row for heading in sections for row in read_table("settings.md", heading)]
+    keys = [find_code(row[0])[0] for row in rows]
+    assert len(keys) == len(set(keys))
+    return dict(zip(keys, rows, strict=True))
+
+
+def test_every_setting_has_its_line_in_the_settings_page() -> None:
+    """The settings page names the keys that the program takes, and no others."""
+    assert read_settings_page().keys() == list_settings().keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "default"), [pytest.param(*item, id=item[0]) for item in list_settings().items() if item[1] is not None]
+)
+def test_the_default_on_the_settings_page_is_the_programs(key: str, default: object) -> None:
+    """The default that the settings page gives is what the program takes where nothing is said."""
+    shown: Any = tomllib.loads(f"default = {find_code(read_settings_page()[key][2])[0]}")["default"]
+    if isinstance(default, tuple):
+        shown = tuple(shown)
+    elif key.endswith("expiry"):
+        shown = parse_duration(shown, field=key)
+    assert shown == default
+
+
+def test_the_ranges_on_the_settings_page_are_the_programs() -> None:
+    """The numbers that the settings page allows are those that the program allows."""
+    types = {key: row[1] for key, row in read_settings_page().items()}
+    assert types["http.trusted_proxies"] == f"number, 0 to {config.MAX_PROXIES}"
+    assert types["http.workers"] == f"number, 1 to {config.MAX_WORKERS}"
+    assert types["http.threads"] == f"number, 1 to {config.MAX_THREADS}"
+
+
+def test_the_example_on_the_settings_page_has_every_key() -> None:
+    """The file that the settings page begins with shows every key but ``invites``, which has no use by itself."""
+    [example] = [block for block in read_blocks(DOCS / "settings.md") if block.language == "toml"]
+    content = tomllib.loads(example.text)
+    shown = {key for key, value in content.items() if not isinstance(value, dict)}
+    for section, table in content.items():
+        if section == "hosts":
+            shown |= {f'hosts."HOST".{key}' for host in table.values() for key in host}
+        elif isinstance(table, dict):
+            shown |= {f"{section}.{key}" for key in table}
+    assert shown == list_settings().keys() - {"invites"}
+
+
+def list_options(single: click.Command) -> set[str]:
+    """Return the options of a command as a reader types them, with what stands for their value."""
+    context = click.Context(single)
+    shown = set()
+    for param in single.get_params(context):
+        record = param.get_help_record(context) if isinstance(param, click.Option) else None
+        if record is not None:
+            shown.add(record[0])
+    return shown
+
+
+def list_options_on_page(heading: str) -> set[str]:
+    """Return the options in the tables under a heading of the command's page."""
+    return {find_code(row[0])[0] for row in read_table("command.md", heading) if row[0].startswith("`--")}
+
+
+def test_every_subcommand_has_its_section_in_the_commands_page() -> None:
+    """The page of the command has a section for each subcommand, and none for others."""
+    headings = [re.fullmatch(r"`invites-api (\S+)`", heading) for heading in read_sections(DOCS / "command.md")]
+    assert {found[1] for found in headings if found} == command.commands.keys()
+
+
+@pytest.mark.parametrize("name", command.commands)
+def test_every_option_has_its_line_in_the_commands_page(name: str) -> None:
+    """The section of a subcommand, with those on the options of all, names its options and no others."""
+    of_all = list_options_on_page("Options of all") - {"--version"}
+    assert list_options_on_page(f"`invites-api {name}`") | of_all == list_options(command.commands[name])
+    assert not list_options_on_page(f"`invites-api {name}`") & of_all
+
+
+def test_the_options_of_the_command_itself_are_on_its_page() -> None:
+    """The options that stand before a subcommand are those that the page gives for all, and the version."""
+    assert list_options_on_page("Options of all") == list_options(command)
+
+
+def test_the_usage_on_the_commands_page_is_the_programs() -> None:
+    """The first block of the command's page has a line for each subcommand, with its arguments and options."""
+    lines = read_blocks(DOCS / "command.md")[0].text.splitlines()
+    assert len(lines) == len(command.commands)
+    of_all = list_options_on_page("Options of all")
+    for line in lines:
+        _, name, *rest = line.split(" ", 2)
+        single = command.commands[name]
+        context = click.Context(single)
+        arguments = [param.make_metavar(context) for param in single.params if isinstance(param, click.Argument)]
+        shown = "".join(rest)
+        assert set(re.findall(r"\[(--[^]]+)\]", shown)) == list_options(single) - of_all
+        assert re.sub(r" ?\[--[^]]+\]", "", shown) == " ".join(arguments)
+
+
+def test_every_exit_code_has_its_line_in_the_commands_page() -> None:
+    """The page of the command says what each exit code means."""
+    assert {int(row[0]) for row in read_table("command.md", "Exit codes")} == EXIT_CODES
+
+
+def test_every_error_has_its_line_in_the_http_page() -> None:
+    """The HTTP page gives the type, the class and the status of every error, and names no others."""
+    shown: dict[str, tuple[str, str, str]] = {}
+    for row in read_table("http.md", "Errors"):
+        if row[1]:
+            shown[find_code(row[1])[0]] = (find_code(row[0])[0], row[2], row[4] if len(row) > 4 else "")
+    expected: dict[str, tuple[str, str, str]] = {}
+    for error_class, kind in ERRORS.items():
+        error = error_class.__new__(error_class)
+        expected[error_class.__name__] = (get_error_kind(error)[0], str(kind.status), "")
+    assert {name: (*row[:2], "") for name, row in shown.items()} == expected
+
+
+@pytest.mark.parametrize("name", ["Busy", "StorageBusy", "OutcomeUnknown", "CorruptRecord", "StorageError"])
+def test_the_retry_after_on_the_http_page_is_the_programs(name: str) -> None:
+    """The HTTP page gives the seconds after which to try again."""
+    [row] = [row for row in read_table("http.md", "Errors") if row[1] == f"`{name}`"]
+    [error_class] = [error_class for error_class in ERRORS if error_class.__name__ == name]
+    error: InvitesError = error_class() if name in {"Busy", "StorageBusy"} else error_class("what happened")
+    assert row[4] == str(error.retry_after)  # type: ignore[attr-defined]  # all of these have it
+
+
+def test_the_invite_on_the_http_page_has_every_field() -> None:
+    """The JSON of an invite on the HTTP page has the fields of the program, and each is explained."""
+    fields_of_invite = list(invite_to_json(make_invite(), NOON))
+    shown = [json.loads(block.text) for block in read_blocks(DOCS / "http.md") if block.language == "json"]
+    assert list(shown[0]) == fields_of_invite
+    rows = read_table("http.md", "An invite as JSON")
+    assert [name for row in rows for name in find_code(row[0])] == fields_of_invite
+
+
+def test_the_headers_on_the_http_page_are_the_programs() -> None:
+    """The headers that the HTTP page gives for every answer, and for CORS, are on a refusal, with their values."""
+    store = MemoryStore()
+    app = App(Settings(database="memory:"), key_store=store, invite_store=store)
+    headers = Client(app).get("/invites_api").headers
+    rows = read_table("http.md", "CORS") + read_table("http.md", "Headers of every answer")
+    shown = {find_code(row[0])[0]: find_code(row[1])[:1] for row in rows}
+    assert shown.pop("X-Request-Id") is not None
+    assert {name: [headers[name]] for name in shown} == shown
+
+
+def test_every_reason_in_the_log_has_its_line_in_the_settings_page() -> None:
+    """The settings page explains each reason for which a key is refused, and no others."""
+    sources = [file for package in (invites_core, invites_wsgi) for file in Path(package.__path__[0]).rglob("*.py")]
+    reasons = {reason for file in sources for reason in re.findall(r'InvalidKey\("([^"]+)"', file.read_text("utf-8"))}
+    rows = [row for row in read_table("settings.md", "The log") if len(row) == 2]
+    assert {find_code(row[0])[0] for row in rows} - LOG_FIELDS == reasons
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case["name"])
+        for case in json.loads(WIRE.read_text("utf-8"))["cases"]
+        if "differs_because" in case["expect"]
+    ],
+)
+def test_every_difference_on_the_wire_has_its_line(case: dict[str, Any]) -> None:
+    """The page for who comes from mod_invites_api has a line for each recorded difference, with both answers."""
+    rows = read_table("coming-from-mod-invites-api.md", "What differs")
+    [row] = [row for row in rows if row[-1] == f"`{case['name']}`"]
+    expect = case["expect"]
+    assert row[1:4] == [str(case["prosody"]["status"]), str(expect["status"]), expect["differs_because"]]
+
+
+def test_no_line_on_the_wire_is_made_up() -> None:
+    """The page for who comes from mod_invites_api has no difference that was not recorded."""
+    cases = json.loads(WIRE.read_text("utf-8"))["cases"]
+    recorded = {case["name"] for case in cases if "differs_because" in case["expect"]}
+    rows = read_table("coming-from-mod-invites-api.md", "What differs")
+    assert {find_code(row[-1])[0] for row in rows} == recorded
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", ROOT / "SECURITY.md"], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    """A link to another page, or to a heading of one, leads to what is there."""
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = page.parent / path if path else page
+        assert linked.is_file(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in {make_anchor(heading) for heading in read_sections(linked)}, f"{page.name}: {target}"
+
+
+def make_anchor(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub and MyST make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
