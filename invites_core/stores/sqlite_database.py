@@ -37,7 +37,7 @@ CACHED_STATEMENTS: Final = 64
 class _Process:
     """What one process holds: a connection for each of its threads, and what its writers queue for."""
 
-    __slots__ = ("connections", "local", "opening", "turns", "writers", "writing")
+    __slots__ = ("connections", "local", "opening", "paused", "turns", "writers", "writing")
 
     def __init__(self, turns: FileTurn, writers: WriteQueue) -> None:
         self.turns = turns
@@ -48,6 +48,8 @@ class _Process:
         # writing, opening.
         self.opening = threading.Lock()
         self.writing = threading.RLock()
+        # Whether somebody who holds `opening` waits for the other threads to come to rest.
+        self.paused = False
 
 
 class SqliteDatabase:
@@ -78,7 +80,7 @@ class SqliteDatabase:
         self._was_open_at_fork = False
         self._process = PerProcess(
             lambda: _Process(FileTurn(self.path), WriteQueue(turn=self._turn, translate=self._translate)),
-            prepare_fork=self._close_for_fork,
+            prepare_fork=self._close_all,
         )
         if create and not self._exists():
             self._create()
@@ -162,8 +164,8 @@ class SqliteDatabase:
         self._closed = True
         process = self._process.peek()
         if process is not None:
-            for connection in list(process.connections):
-                connection.close()
+            # What is under way in other threads comes to its end first.
+            self._close_all(process)()
             process.turns.close()
 
     def _exists(self) -> bool:
@@ -216,10 +218,13 @@ class SqliteDatabase:
 
     def _connection(self) -> apsw.Connection:
         """Return this thread's connection, opening it at first use."""
-        local = self._process.get().local
-        connection: apsw.Connection | None = getattr(local, "connection", None)
+        process = self._process.get()
+        if process.paused:
+            with process.opening:
+                pass
+        connection: apsw.Connection | None = getattr(process.local, "connection", None)
         if connection is None:
-            connection = local.connection = self._open()
+            connection = process.local.connection = self._open()
         return connection
 
     def _use(self, use: Callable[[apsw.Connection], T]) -> T:
@@ -235,19 +240,20 @@ class SqliteDatabase:
                 except (apsw.ConnectionClosedError, apsw.CursorClosedError):
                     self._discard_connection()
 
-    def _close_for_fork(self, process: _Process) -> Callable[[], None]:
-        """Close all connections before a fork, and let none be opened until it is over.
+    def _close_all(self, process: _Process) -> Callable[[], None]:
+        """Close all connections, as before a fork, and let none be opened until what this returns is called.
 
         SQLite remembers which locks a process holds in memory that a child inherits, by file and not by connection. A
         child that opens a file which its parent had open at the fork therefore takes no locks of its own: others then
         remove the log under it, and what it committed is lost. Connections of its own are not enough.
 
         Returns:
-            What the parent calls after the fork.
+            What ends the pause; after a fork the parent calls it.
         """
         deadline = time.monotonic() + self._timeout
         is_ours = process.writing.acquire(timeout=self._timeout)
         process.opening.acquire()
+        process.paused = True
         all_closed = True
         for connection in list(process.connections):
             all_closed &= is_ours and self._close_idle(connection, deadline)
@@ -256,7 +262,7 @@ class SqliteDatabase:
         self._was_open_at_fork = not all_closed
 
         def resume() -> None:
-            self._was_open_at_fork = False
+            self._was_open_at_fork = process.paused = False
             process.opening.release()
             if is_ours:
                 process.writing.release()

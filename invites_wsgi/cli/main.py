@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import NoReturn
 
@@ -50,8 +51,17 @@ def main() -> NoReturn:
     except InvitesError as error:
         _fail(str(error), get_error_kind(error)[1].exit_code)
     except OSError as error:
+        _give_up_output()
         _fail(f"{error.filename or 'the system'}: {(error.strerror or type(error).__name__).lower()}", 1)
     sys.exit(code)
+
+
+def _give_up_output() -> None:
+    """Drop what standard output did not take: Python would try once more at its end and exit with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:
