@@ -264,7 +264,12 @@ def test_a_disk_that_takes_no_more_is_one_line(
     holder.wait_for_line("grown")
 
     # The log is longer already than any file may become here, and writing behind that place is an error.
-    run = run_command("--database", url_of(filled), *command, shell='ulimit -f 80; exec "$@"')
+    run = run_command(
+        "--database",
+        url_of(filled),
+        *command,
+        shell='unset COVERAGE_PROCESS_CONFIG COVERAGE_PROCESS_START; ulimit -f 80; exec "$@"',
+    )
     assert (run.returncode, run.stdout) == (3, b"")
     assert run.stderr.startswith(b"Error: ")
     assert str(filled).encode() in run.stderr
