@@ -32,13 +32,14 @@ from invites_core.errors import (
 )
 from invites_core.hashing import SecretHasher
 from invites_core.hosts import Hosts, HostSettings
-from invites_core.invites import Invite
-from invites_core.keys import ApiKey, IssuedKey, KeyPolicy, Quota
-from invites_core.service import ApiKeys, Invites
-from invites_core.store import InviteStore, KeyStore, Store
+from invites_core.invites import Invite, Redemption
+from invites_core.keys import NEVER, ApiKey, IssuedKey, KeyPolicy, Quota
+from invites_core.service import ApiKeys, InviteFields, Invites, Redeemed, delete_key_with_invites
+from invites_core.store import InvitePage, InviteStore, KeyStore, Store
 from invites_core.stores import open_store
 
 __all__ = [
+    "NEVER",
     "ApiKey",
     "ApiKeys",
     "Busy",
@@ -51,6 +52,8 @@ __all__ = [
     "InvalidRequest",
     "Invite",
     "InviteExpired",
+    "InviteFields",
+    "InvitePage",
     "InviteRevoked",
     "InviteStore",
     "InviteUnknown",
@@ -65,6 +68,8 @@ __all__ = [
     "PolicyRefused",
     "Quota",
     "QuotaSpent",
+    "Redeemed",
+    "Redemption",
     "RedemptionReleased",
     "ScopeMissing",
     "SecretHasher",
@@ -74,5 +79,6 @@ __all__ = [
     "Unsupported",
     "WrongRedeemer",
     "__version__",
+    "delete_key_with_invites",
     "open_store",
 ]

@@ -16,8 +16,10 @@ __all__ = [
     "KINDS",
     "Invite",
     "InviteState",
+    "Redemption",
     "check_landing_template",
     "format_landing_page",
+    "generate_redemption_id",
     "generate_token",
     "is_token",
 ]
@@ -86,6 +88,13 @@ class Invite:
         tail = ";ibr=y" if self.kind == "roster" and self.registration else ""
         return f"xmpp:{address}?{action};preauth={self.token}{tail}"
 
+    def admits(self, username: str | None) -> bool:
+        """Tell whether an account of this normalised name may redeem it; None: a redeemer who is no account's name.
+
+        The name in a roster invite is the inviter's, so it is not compared.
+        """
+        return self.username is None or self.kind == "roster" or self.username == username
+
     def state_at(self, now: datetime) -> InviteState:
         """Return the state: used, else revoked, else expired (after the second ``expires_at``), else pending."""
         if self.max_uses is not None and self.uses >= self.max_uses:
@@ -96,10 +105,49 @@ class Invite:
             return "expired"
         return "pending"
 
+    def state_since(self, now: datetime) -> datetime:
+        """Return since when it is in its present state; an expired one since the last second in which it was valid."""
+        state = self.state_at(now)
+        if state == "expired" and self.expires_at is not None:
+            return self.expires_at
+        return self.created_at if self.closed_at is None else self.closed_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redemption:
+    """One use of an invite.
+
+    Attributes:
+        token: The invite's token.
+        redemption_id: Its identity, unique for the invite.
+        redeemer: Who redeemed it; None: not told.
+        redeemed_at: When; None where only its release is known.
+        released_at: When the use was given back; None while it is active.
+    """
+
+    token: str = field(repr=False)
+    redemption_id: str
+    redeemer: str | None
+    redeemed_at: datetime | None
+    released_at: datetime | None = None
+
+    @property
+    def happened_at(self) -> datetime:
+        """When it was first heard of: redeemed, or released before it was."""
+        happened_at = self.redeemed_at or self.released_at
+        if happened_at is None:
+            raise ValueError("a redemption was neither redeemed nor released")
+        return happened_at
+
 
 def generate_token() -> str:
     """Return a new random token: 18 bytes as 24 characters of base64url, as mod_invites makes them today."""
     return urlsafe_b64encode(secrets.token_bytes(18)).decode("ascii")
+
+
+def generate_redemption_id() -> str:
+    """Return a new random identity of a redemption: 18 bytes as 24 characters of base64url."""
+    return generate_token()
 
 
 def is_token(text: str) -> bool:

@@ -6,11 +6,11 @@ import re
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from invites_core.durations import format_duration, parse_duration
-from invites_core.errors import InvalidKey, InvalidRequest
+from invites_core.errors import InvalidKey, InvalidRequest, ScopeMissing
 from invites_core.text import check_text
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PreviousSecret",
     "Quota",
     "format_key",
+    "format_source",
     "generate_key_id",
     "generate_secret",
     "is_key_id",
@@ -76,6 +77,12 @@ class Quota:
         if not slash or not re.fullmatch(r"[0-9]{1,9}", count, re.ASCII) or int(count) < 1:
             raise InvalidRequest(field, f"must be a number of invites and a period, such as 100/1d, not {text[:40]!r}")
         return cls(int(count), parse_duration(period, field=field))
+
+    def find_window(self, now: datetime) -> tuple[datetime, datetime]:
+        """Return when the period that holds a time begins, and when the next one does."""
+        length = int(self.period.total_seconds())
+        start = datetime.fromtimestamp(int(now.timestamp()) // length * length, UTC)
+        return start, start + self.period
 
     def __str__(self) -> str:
         """Write the quota so that `parse` reads the same again."""
@@ -175,8 +182,22 @@ class ApiKey:
 
     @property
     def source(self) -> str:
-        """What the invites of this key have as their source, as mod_invites_api writes it."""
-        return f"api/token/{self.id}"
+        """What the invites of this key have as their source."""
+        return format_source(self.id)
+
+    @property
+    def listed_source(self) -> str | None:
+        """The only source whose invites this key sees in lists; None: it sees all invites of its host."""
+        return None if self.policy.all_invites else self.source
+
+    def require_scope(self, scope: str) -> None:
+        """Return if the key may do this at all.
+
+        Raises:
+            ScopeMissing: It may not.
+        """
+        if scope not in self.policy.scopes:
+            raise ScopeMissing(scope)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +245,11 @@ def is_key_id(text: str) -> bool:
 def format_key(key_id: str, secret: str) -> str:
     """Return ``ID/SECRET``."""
     return f"{key_id}/{secret}"
+
+
+def format_source(key_id: str) -> str:
+    """Return the source of the invites that a key makes, as mod_invites_api writes it."""
+    return f"api/token/{key_id}"
 
 
 def parse_key(combined: str) -> tuple[str, str]:

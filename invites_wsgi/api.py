@@ -1,90 +1,139 @@
-"""What answers on ``/invites_api``: parse the request, call the library, write the answer."""
+"""What answers on ``/invites_api`` and below: parse the request, call the library, write the answer."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, Final
+import re
+from collections.abc import Sequence
+from typing import Any, Final, cast
 
 from werkzeug.wrappers import Request, Response
 
 from invites_core import ApiKey, ApiKeys, InvalidKey, InvalidRequest, Invite, Invites
+from invites_core.clock import Clock, read_clock
+from invites_core.invites import InviteState
+from invites_wsgi.bodies import CREATION_FIELDS, parse_invite_fields, read_json_object
 from invites_wsgi.http import Exchange, Problem, json_response, read_credentials, wants_json
+from invites_wsgi.representation import format_time, invite_details_to_json, invite_to_json, key_to_json
 
-__all__ = ["CreationResource", "invite_to_json"]
+__all__ = ["InvitesApi"]
 
 _NO: Final = frozenset({"false", "0", "no", "off"})
+_WHOLE: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
-def invite_to_json(invite: Invite, now: datetime) -> dict[str, Any]:
-    """Return an invite as the JSON object that the API answers with; times are RFC 3339 in UTC."""
-    return {
-        "token": invite.token,
-        "kind": invite.kind,
-        "host": invite.host,
-        "jid": invite.jid,
-        "username": invite.username,
-        "registration": invite.registration,
-        "uri": invite.uri,
-        "landing_page": invite.landing_page,
-        "created_at": format_time(invite.created_at),
-        "expires_at": None if invite.expires_at is None else format_time(invite.expires_at),
-        "max_uses": invite.max_uses,
-        "uses": invite.uses,
-        "state": invite.state_at(now),
-        "source": invite.source,
-        "groups": list(invite.groups),
-        "roles": list(invite.roles),
-        "note": invite.note,
-    }
+class InvitesApi:
+    """The resources of the API."""
 
-
-def format_time(time: datetime) -> str:
-    """Return a time as RFC 3339 in UTC, in whole seconds."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class CreationResource:
-    """``/invites_api`` itself: makes an invite."""
-
-    def __init__(self, keys: ApiKeys, invites: Invites) -> None:
+    def __init__(self, keys: ApiKeys, invites: Invites, clock: Clock) -> None:
         self._keys = keys
         self._invites = invites
+        self._clock = clock
 
-    def get(self, exchange: Exchange) -> Response:
-        """Make an invite within the key's policy, with the defaults for all that can be said."""
+    def create(self, exchange: Exchange) -> Response:
+        """``GET``, ``POST /invites_api``: make an invite, or several alike."""
         request = exchange.request
-        _refuse_prefetch(request)
+        _refuse_prefetch(exchange)
         key = self._verify(exchange)
-        invite = self._invites.create(key)
-        return _created(request, invite)
+        # A GET has no body that means anything (RFC 9110, section 9.3.1), so none is read.
+        content = read_json_object(request, CREATION_FIELDS) if request.method == "POST" else {}
+        fields, count = parse_invite_fields(content)
+        made = self._invites.create_many(
+            key, 1 if count is None else count, idempotency_key=request.headers.get("Idempotency-Key"), **fields
+        )
+        return _created(request, made[0]) if count is None else _created_many(made)
 
-    def post(self, exchange: Exchange) -> Response:
-        """Do the same: POST is the safe method for programs, which no cache and no prefetch repeats."""
-        if exchange.request.content_length or exchange.request.headers.get("Transfer-Encoding"):
-            raise InvalidRequest("body", "must be empty")
-        return self.get(exchange)
+    def show_key(self, exchange: Exchange) -> Response:
+        """``GET /invites_api/key``: what this key is and may."""
+        key = self._verify(exchange)
+        left = self._keys.find_quota_left(key)
+        shown = None if left is None else {"count": left[0], "resets_at": format_time(left[1])}
+        return json_response({**key_to_json(key), "quota_left": shown})
 
-    def _verify(self, exchange: Exchange) -> ApiKey:
+    def list(self, exchange: Exchange) -> Response:
+        """``GET /invites_api/invites``: the key's own invites, or its host's where it may see them."""
+        key = self._verify(exchange, scope="read")
+        args = exchange.request.args
+        limit = args.get("limit", "100")
+        if not _WHOLE.fullmatch(limit):
+            raise InvalidRequest("limit", "must be a whole number from 1 to 1000")
+        page = self._invites.list(
+            key.host,
+            state=cast(InviteState | None, args.get("state")),
+            source=key.listed_source,
+            limit=int(limit),
+            cursor=args.get("cursor"),
+        )
+        now = read_clock(self._clock)
+        return json_response({"invites": [invite_to_json(invite, now) for invite in page.invites], "next": page.next})
+
+    def show(self, exchange: Exchange, token: str) -> Response:
+        """``GET /invites_api/invites/TOKEN``: one invite with its history."""
+        key = self._verify(exchange, scope="read")
+        invite = self._invites.get(token, host=key.host)
+        redemptions = self._invites.list_redemptions(token, host=key.host)
+        return json_response(invite_details_to_json(invite, redemptions, read_clock(self._clock)))
+
+    def revoke(self, exchange: Exchange, token: str) -> Response:
+        """``DELETE /invites_api/invites/TOKEN``: take it back."""
+        key = self._verify(exchange, scope="revoke")
+        self._invites.revoke(token, by=key.source, host=key.host)
+        return _empty(204)
+
+    def redeem(self, exchange: Exchange, token: str) -> Response:
+        """``POST /invites_api/invites/TOKEN/redeem``: use it once."""
+        key = self._verify(exchange, scope="redeem")
+        content = read_json_object(exchange.request, ("redeemer", "redemption_id"))
+        redeemed = self._invites.redeem(
+            token, redeemer=content.get("redeemer"), redemption_id=content.get("redemption_id"), host=key.host
+        )
+        return self._redemption(redeemed.redemption_id, redeemed.invite)
+
+    def release(self, exchange: Exchange, token: str) -> Response:
+        """``POST /invites_api/invites/TOKEN/release``: give a use back."""
+        key = self._verify(exchange, scope="redeem")
+        content = read_json_object(exchange.request, ("redemption_id",))
+        if "redemption_id" not in content:
+            raise InvalidRequest("redemption_id", "is missing")
+        identity = content["redemption_id"]
+        return self._redemption(identity, self._invites.release(token, redemption_id=identity, host=key.host))
+
+    def _redemption(self, redemption_id: str, invite: Invite) -> Response:
+        shown = invite_to_json(invite, read_clock(self._clock))
+        return json_response({"redemption_id": redemption_id, "invite": shown})
+
+    def _verify(self, exchange: Exchange, *, scope: str | None = None) -> ApiKey:
         combined, in_header = read_credentials(exchange.request)
         key = self._keys.verify(combined)
         exchange.key_id = key.id
         if key.policy.header_only and not in_header:
             raise InvalidKey("not in the header", key.id)
+        if scope is not None:
+            key.require_scope(scope)
         return key
 
 
 def _created(request: Request, invite: Invite) -> Response:
     if _asks_redirect(request):
-        response = Response(status=303)
+        response = _empty(303)
     elif wants_json(request):
         response = json_response(invite_to_json(invite, invite.created_at), 201)
     else:
-        response = Response(status=201)
+        response = _empty(201)
     # Werkzeug would make it absolute with the Host header's help; it is a full URL or xmpp: URI as it is.
     response.autocorrect_location_header = False
     response.headers["Location"] = invite.landing_page
-    if not response.response:
-        del response.headers["Content-Type"]
+    return response
+
+
+def _created_many(invites: Sequence[Invite]) -> Response:
+    shown: list[dict[str, Any]] = [invite_to_json(invite, invite.created_at) for invite in invites]
+    return json_response({"invites": shown}, 201)
+
+
+def _empty(status: int) -> Response:
+    response = Response(status=status)
+    del response.headers["Content-Type"]
+    if status != 204:
         response.headers["Content-Length"] = "0"
     return response
 
@@ -94,8 +143,9 @@ def _asks_redirect(request: Request) -> bool:
     return value is not None and value.lower() not in _NO
 
 
-def _refuse_prefetch(request: Request) -> None:
+def _refuse_prefetch(exchange: Exchange) -> None:
     """Refuse to make an invite for a page that nobody has asked to see yet."""
     for name in ("Sec-Purpose", "Purpose", "X-Moz"):
-        if "prefetch" in request.headers.get(name, "").lower():
+        if "prefetch" in exchange.request.headers.get(name, "").lower():
+            exchange.reason = "prefetch"
             raise Problem(403, "Nothing is created for a prefetch.")

@@ -17,11 +17,13 @@ from werkzeug.wrappers import Request, Response
 from invites_core import ApiKeys, InvalidKey, Invites, InvitesError, SecretHasher, StorageError, open_store
 from invites_core.clock import Clock, system_clock
 from invites_core.store import InviteStore, KeyStore
-from invites_wsgi.api import CreationResource
+from invites_wsgi.api import InvitesApi
 from invites_wsgi.config import Settings, load_settings
+from invites_wsgi.housekeeping import Housekeeping
 from invites_wsgi.http import SECURITY_HEADERS, Exchange, Problem, problem_response, read_request_id
 from invites_wsgi.landing import LandingResource
 from invites_wsgi.logs import configure_logging, is_configured
+from invites_wsgi.openapi import OpenApiResource
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -32,12 +34,13 @@ HEALTH_SECONDS: Final = 1.0
 MAX_UNKNOWN_ID: Final = 15
 """The longest unknown id that is logged: ids of ours have 8 characters, Prosody's 12; a token has 16 or more."""
 
+_NOT_ASCII: Final = re.compile(rb"[\x80-\xff]")
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.\[\]]{2,60}", re.ASCII)
 
 _log = logging.getLogger("invites_wsgi.app")
 _request_log = logging.getLogger("invites_wsgi.request")
 
-Handler = Callable[[Exchange], Response]
+Handler = Callable[..., Response]
 
 
 class HealthResource:
@@ -96,13 +99,20 @@ class App:
             key_store, hasher=hasher or SecretHasher(threads=settings.threads), hosts=settings.hosts, clock=clock
         )
         invites = Invites(invite_store, keys=key_store, hosts=settings.hosts, clock=clock)
-        creation = CreationResource(keys, invites)
+        api = InvitesApi(keys, invites, clock)
+        openapi = OpenApiResource(settings.path)
         landing = LandingResource(invites, settings.hosts, clock)
         health = HealthResource({id(store): store for store in (key_store, invite_store)}.values())
         # Methods are dispatched here and not by Werkzeug, which adds HEAD to every rule for GET and runs the handler:
         # a HEAD of /invites_api would create an invite.
         self._resources: dict[str, dict[str, Handler]] = {
-            settings.path: {"GET": creation.get, "POST": creation.post},
+            settings.path: {"GET": api.create, "POST": api.create},
+            f"{settings.path}/key": {"GET": api.show_key},
+            f"{settings.path}/invites": {"GET": api.list},
+            f"{settings.path}/invites/<token>": {"GET": api.show, "DELETE": api.revoke},
+            f"{settings.path}/invites/<token>/redeem": {"POST": api.redeem},
+            f"{settings.path}/invites/<token>/release": {"POST": api.release},
+            f"{settings.path}/openapi.json": {"GET": openapi.get, "HEAD": openapi.get},
             settings.landing_path: {"GET": landing.get, "HEAD": landing.get},
             "/healthz": {"GET": health.get, "HEAD": health.get},
         }
@@ -111,9 +121,9 @@ class App:
         rules = Map([Rule(path, endpoint=path) for path in self._resources], strict_slashes=True, merge_slashes=False)
         # Bound once and to no host: neither the Host header nor an Upgrade has a say in what is answered.
         self._routes = rules.bind("localhost")
-        methods = list(self._resources[settings.path])
+        self._housekeeping = Housekeeping(invites, settings.purge_after)
         self._cors = {
-            "Access-Control-Allow-Methods": ", ".join([*methods, "OPTIONS"]),
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
             "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
             "Access-Control-Max-Age": "7200",
             "Access-Control-Expose-Headers": "Location",
@@ -122,7 +132,10 @@ class App:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         started = time.perf_counter()
+        self._housekeeping.ensure_running()
         request = Request(environ)
+        # Some servers pass on bytes that a client ought to have percent-encoded, and Werkzeug cannot read them.
+        request.query_string = _NOT_ASCII.sub(lambda found: b"%%%02X" % found[0][0], request.query_string)
         exchange = Exchange(request)
         exchange.request_id = (
             read_request_id(request, trusted=self._settings.trusted_proxies > 0) or exchange.request_id
@@ -160,7 +173,9 @@ class App:
                 exchange.key_id, exchange.reason = _find_loggable_id(error), error.reason
             elif isinstance(error, StorageError):
                 _log.error("%s", error, extra={"request_id": exchange.request_id})
-            return problem_response(exchange, error)
+            # Where Prosody's module answers, a refusal is 403 as its is; below that, 401 as RFC 9110 has it.
+            below = isinstance(error, InvalidKey) and exchange.route != self._settings.path
+            return problem_response(exchange, error, status=401 if below else None)
         except HTTPException as error:
             return problem_response(exchange, Problem(error.code or 500, f"{error.name}."))
         except Exception as error:  # noqa: BLE001 (it is logged, and whoever asked gets an answer)
@@ -170,7 +185,7 @@ class App:
     def _dispatch(self, exchange: Exchange) -> Response:
         request = exchange.request
         try:
-            route, _ = self._routes.match(request.path)
+            route, arguments = self._routes.match(request.path)
         except NotFound:
             raise Problem(404, "There is nothing here.") from None
         exchange.route = route
@@ -181,7 +196,7 @@ class App:
         handler = handlers.get(request.method)
         if handler is None:
             raise Problem(405, f"Allowed here: {allow}.", {"Allow": allow})
-        return handler(exchange)
+        return handler(exchange, **arguments)
 
     def _add_cors(self, request: Request, response: Response) -> None:
         """Let pages of other origins call the API; no cookie and no ambient credential is ever taken."""

@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -47,6 +48,7 @@ class Settings:
         threads: Threads of each process.
         log_format: ``text`` or ``json``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        purge_after: The age at which the running service deletes invites that are over; None: it deletes none.
         hosts: The hosts that are served.
         file: The settings file that was read, or None.
     """
@@ -62,6 +64,7 @@ class Settings:
     threads: int = 8
     log_format: str = "text"
     log_level: str = "info"
+    purge_after: timedelta | None = None
     hosts: Hosts = field(default_factory=Hosts)
     file: Path | None = None
 
@@ -144,10 +147,10 @@ def _read_sections(content: Mapping[str, Any]) -> dict[str, Any]:
                 if name not in names:
                     raise _unknown(name, list(names), within=f"{key}.")
                 fields[names[name]] = _check(_CHECKS[names[name]], inner, f"{key}.{name}")
-        elif key in ("database", "invites"):
+        elif key in _TOP:
             fields[key] = _check(_CHECKS[key], value, key)
         else:
-            raise _unknown(key, ["database", "invites", "hosts", *_SECTIONS])
+            raise _unknown(key, [*_TOP, "hosts", *_SECTIONS])
     return fields
 
 
@@ -284,6 +287,7 @@ def _site_name(value: object) -> str:
     return text
 
 
+_TOP: Final = ("database", "invites", "purge_after")
 _SECTIONS: Final[dict[str, dict[str, str]]] = {
     "http": {
         key: key for key in ("listen", "path", "landing_path", "trusted_proxies", "cors_origins", "workers", "threads")
@@ -302,6 +306,7 @@ _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "threads": _whole(1, MAX_THREADS),
     "log_format": _one_of("text", "json"),
     "log_level": _one_of("debug", "info", "warning", "error"),
+    "purge_after": lambda value: parse_duration(_text(value), field="purge_after"),
 }
 _HOST_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "landing_page": _landing_page,

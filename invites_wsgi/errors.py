@@ -8,7 +8,7 @@ from typing import Final
 
 from invites_core import errors as core
 
-__all__ = ["ERRORS", "ErrorKind", "get_error_kind"]
+__all__ = ["ERRORS", "ErrorKind", "get_error_kind", "name_problem_type"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,11 @@ class ErrorKind:
 
 _AGAIN: Final = "The service cannot do this at the moment; try again."
 
+_UNKNOWN: Final = (
+    "It may or may not have been done. Repeat the same request with its Idempotency-Key or redemption_id: that does it"
+    " once, whatever happened before. Without one a repeat may do it a second time."
+)
+
 ERRORS: Final[dict[type[core.InvitesError], ErrorKind]] = {
     core.InvalidKey: ErrorKind(403, 1, "The API key is not valid"),
     core.ScopeMissing: ErrorKind(403, 1, "The API key may not do this"),
@@ -46,9 +51,7 @@ ERRORS: Final[dict[type[core.InvitesError], ErrorKind]] = {
     core.QuotaSpent: ErrorKind(429, 3, "The API key's quota is spent"),
     core.Busy: ErrorKind(503, 3, "Too busy"),
     core.StorageBusy: ErrorKind(503, 3, "The storage is busy", _AGAIN),
-    core.OutcomeUnknown: ErrorKind(
-        503, 3, "The outcome is unknown", "It may or may not have been done; repeat the same request to find out."
-    ),
+    core.OutcomeUnknown: ErrorKind(503, 3, "The outcome is unknown", _UNKNOWN),
     core.CorruptRecord: ErrorKind(503, 3, "A stored record is damaged", _AGAIN),
     core.StorageError: ErrorKind(503, 3, "The storage failed", _AGAIN),
     core.Unsupported: ErrorKind(501, 1, "This store cannot do this"),
@@ -56,6 +59,11 @@ ERRORS: Final[dict[type[core.InvitesError], ErrorKind]] = {
 }
 
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def name_problem_type(error_class: type[core.InvitesError]) -> str:
+    """Return the ``type`` of a problem document: the class in kebab case."""
+    return _HUMP.sub("-", error_class.__name__).lower()
 
 
 def get_error_kind(error: core.InvitesError) -> tuple[str, ErrorKind]:
@@ -67,5 +75,5 @@ def get_error_kind(error: core.InvitesError) -> tuple[str, ErrorKind]:
     for error_class in type(error).__mro__:
         kind = ERRORS.get(error_class)
         if kind is not None:
-            return _HUMP.sub("-", error_class.__name__).lower(), kind
+            return name_problem_type(error_class), kind
     raise LookupError(type(error).__name__)

@@ -8,7 +8,7 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.glogging import Logger as GunicornLogger
 
-from invites_wsgi.logs import get_formatter
+from invites_wsgi.logs import CurrentFormatter
 
 __all__ = ["Logger"]
 
@@ -23,7 +23,7 @@ class Logger(GunicornLogger):
     def setup(self, cfg: Config) -> None:
         """Set up the handlers as gunicorn does, each with our formatter."""
         super().setup(cfg)
-        formatter = get_formatter()
+        formatter = CurrentFormatter()
         for logger in (self.error_log, self.access_log):
             for handler in logger.handlers:
                 handler.setFormatter(formatter)

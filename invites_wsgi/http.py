@@ -108,8 +108,8 @@ def _accepts(request: Request, mimetype: str) -> bool:
 
 
 def json_response(content: object, status: int = 200, *, mimetype: str = "application/json") -> Response:
-    """Return a JSON document (RFC 8259) as the answer."""
-    return Response(json.dumps(content, ensure_ascii=False) + "\n", status, mimetype=mimetype)
+    """Return a JSON document (RFC 8259) as the answer, in ASCII, whatever texts are in it."""
+    return Response(json.dumps(content) + "\n", status, mimetype=mimetype)
 
 
 def problem_response(exchange: Exchange, error: Exception, *, status: int | None = None) -> Response:
@@ -125,11 +125,14 @@ def problem_response(exchange: Exchange, error: Exception, *, status: int | None
     if isinstance(error, InvitesError):
         problem_type, kind = get_error_kind(error)
         status, title = status or kind.status, kind.title
-        detail = kind.public_detail or f"{str(error)[:1].upper()}{str(error)[1:]}."
+        message = str(error)
+        # A message that begins with a field's name keeps it as it is written in a request.
+        sentence = message if hasattr(error, "field") else message[:1].upper() + message[1:]
+        detail = kind.public_detail or f"{sentence}."
         if isinstance(error, InvalidKey):
             headers["WWW-Authenticate"] = CHALLENGE
-        for name in ("field", "scope"):
-            if hasattr(error, name):
+        for name in ("field", "scope", "redemption_id"):
+            if getattr(error, name, None) is not None:
                 extra[name] = getattr(error, name)
         if hasattr(error, "retry_after"):
             headers["Retry-After"] = str(error.retry_after)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure_logging", "get_formatter", "is_configured", "scrub"]
+__all__ = ["CurrentFormatter", "JsonFormatter", "TextFormatter", "configure_logging", "is_configured", "scrub"]
 
 ROOT_NAME: Final = "invites_wsgi"
 
@@ -126,9 +126,12 @@ def is_configured() -> bool:
     return logging.getLogger(ROOT_NAME).hasHandlers()
 
 
-def get_formatter() -> logging.Formatter:
-    """Return the formatter that this package's log is written with, the text one where none was configured."""
-    for handler in logging.getLogger(ROOT_NAME).handlers:
-        if handler.formatter is not None:
-            return handler.formatter
-    return TextFormatter()
+class CurrentFormatter(logging.Formatter):
+    """Formats as this package's log is written at the moment: gunicorn sets its log up before the app is made."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry, as text where nothing is configured yet."""
+        for handler in logging.getLogger(ROOT_NAME).handlers:
+            if handler.formatter is not None:
+                return handler.formatter.format(record)
+        return TextFormatter().format(record)

@@ -46,6 +46,8 @@ class Server(BaseApplication):
             # Without it one worker can win the race for most connections, and the rate falls by half. A Unix socket
             # cannot be shared that way.
             "reuse_port": not settings.listen.startswith("unix:"),
+            # For a Unix socket: the proxy connects as a member of the group, and nobody else can forge its headers.
+            "umask": 0o007,
             "proc_name": "invites-api",
         }
         # A heartbeat on a slow disk lets the arbiter take a healthy worker for a hung one.

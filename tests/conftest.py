@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.helpers", "tests.processes", "tests.stores.sqlite_files", "tests.stores.suites")
+# Processes that tests start in the way of `spawn` look for the modules of the tests where this one has them from. Last
+# in the list, so that the packages that are tested come from where they are installed.
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
+
+pytest.register_assert_rewrite("tests.helpers", "tests.processes", "tests.stores.sqlite_files")
 
 from invites_core.hashing import SecretHasher  # noqa: E402 (the rewriting comes before the imports that it is for)
 from invites_core.service import ApiKeys, Invites  # noqa: E402
 from invites_core.stores.memory import MemoryStore  # noqa: E402
-from tests.helpers import FakeClock  # noqa: E402
+from invites_core.testing import FakeClock  # noqa: E402
 from tests.processes import Fork, ForkedChild, NewSignal, PythonProcess, Signal, StartPython  # noqa: E402
+
+pytest_plugins = ["invites_core.testing.fixtures"]
 
 # A machine that is busy is no failure of the code.
 settings.register_profile("invites", deadline=None)
@@ -22,15 +32,15 @@ settings.load_profile("invites")
 
 
 @pytest.fixture
-def clock() -> FakeClock:
+def clock(fake_clock: FakeClock) -> FakeClock:
     """A clock that stands still until it is advanced."""
-    return FakeClock()
+    return fake_clock
 
 
 @pytest.fixture
-def hasher() -> SecretHasher:
+def hasher(cheap_hasher: SecretHasher) -> SecretHasher:
     """A hasher as in the product, whose hashes cost next to nothing."""
-    return SecretHasher(time_cost=1, memory_kib=8)
+    return cheap_hasher
 
 
 @pytest.fixture

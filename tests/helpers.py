@@ -1,14 +1,11 @@
-"""What tests share that is not a fixture: records, a clock, and an argon2 that can be counted and held up."""
+"""What tests share that is not a fixture: what is shipped for tests, strategies, an argon2 that can be counted."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import argon2
 from hypothesis import strategies as st
@@ -16,26 +13,36 @@ from hypothesis import strategies as st
 from invites_core.hashing import SecretHasher
 from invites_core.invites import Invite, generate_token
 from invites_core.keys import NEVER, SCOPES, ApiKey, KeyPolicy, PreviousSecret, Quota, generate_key_id
+from invites_core.testing import FakeClock, make_grant, make_invite, make_key
+from invites_core.testing.base import run_at_once, wait_until
+from invites_core.testing.clock import NOON
+from invites_core.testing.records import FULL_POLICY, SECOND
 
-T = TypeVar("T")
+__all__ = [
+    "FULL_POLICY",
+    "NOON",
+    "PATIENCE",
+    "SECOND",
+    "CountedArgon2",
+    "FakeClock",
+    "count_argon2",
+    "durations",
+    "invites_of_any_kind",
+    "key_ids",
+    "keys_of_any_kind",
+    "make_grant",
+    "make_invite",
+    "make_key",
+    "policies",
+    "quotas",
+    "run_at_once",
+    "texts",
+    "times",
+    "wait_until",
+]
 
-NOON: Final = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 PATIENCE: Final = 30.0
 """Seconds after which a test gives up waiting for what ought to happen at once."""
-
-
-class FakeClock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self, now: datetime = NOON) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, by: timedelta | float) -> None:
-        """Move on, by a duration or a number of seconds."""
-        self.now += by if isinstance(by, timedelta) else timedelta(seconds=by)
 
 
 class CountedArgon2:
@@ -78,73 +85,6 @@ def count_argon2(hasher: SecretHasher) -> CountedArgon2:
     hasher._argon2 = counted  # type: ignore[assignment]  # it has the two methods that are used
     return counted
 
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    """Return as soon as something is so; fail where it never comes."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
-
-
-def run_at_once(functions: Sequence[Callable[[], T]]) -> list[T | Exception]:
-    """Run each function in a thread of its own, all let go at the same moment; return what they returned or raised."""
-    outcomes: list[T | Exception | None] = [None] * len(functions)
-    barrier = threading.Barrier(len(functions))
-
-    def run(index: int, function: Callable[[], T]) -> None:
-        barrier.wait(PATIENCE)
-        try:
-            outcomes[index] = function()
-        except Exception as error:
-            outcomes[index] = error
-
-    threads = [threading.Thread(target=run, args=item, daemon=True) for item in enumerate(functions)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "a thread did not come to an end"
-    return outcomes  # type: ignore[return-value]  # every thread has put its outcome there
-
-
-def make_key(**fields: Any) -> ApiKey:
-    """Return a plain key with an id of its own, with some fields set."""
-    plain = ApiKey(
-        id=generate_key_id(),
-        host="example.com",
-        name="My test key",
-        secret_hash="$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$not-a-real-hash",
-        tag=b"\x00\xff8bytes",
-        created_at=NOON,
-    )
-    return replace(plain, **fields)
-
-
-def make_invite(**fields: Any) -> Invite:
-    """Return a plain invite with a token of its own, with some fields set."""
-    plain = Invite(
-        token=generate_token(),
-        host="example.com",
-        created_at=NOON,
-        expires_at=NOON + timedelta(days=7),
-        source="command",
-    )
-    return replace(plain, **fields)
-
-
-FULL_POLICY: Final = KeyPolicy(
-    scopes=frozenset({"create", "read", "revoke", "redeem"}),
-    kinds=frozenset({"register", "roster", "reset"}),
-    groups=frozenset({"staff", "Gäste"}),
-    roles=frozenset({"prosody:admin"}),
-    allow_username=True,
-    max_expiry=timedelta(days=30),
-    max_uses=10,
-    quota=Quota(100, timedelta(days=1)),
-    all_invites=True,
-    header_only=True,
-)
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 """Texts that a name or a note may be."""

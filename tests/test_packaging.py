@@ -254,6 +254,10 @@ def may_import(module: str, imported: str) -> bool:
         return True
     if imported in ("invites_core", "invites_core.service") or imported.startswith("invites_core.testing"):
         return False
+    if module == "invites_core.service":
+        return imported.startswith("invites_core.service.")
+    if imported.startswith("invites_core.service.") and not module.startswith("invites_core.service."):
+        return False
     if module == "invites_core.stores":
         return True
     if module.startswith("invites_core.stores."):
@@ -262,7 +266,7 @@ def may_import(module: str, imported: str) -> bool:
         return imported not in forbidden
     # The service and what is below it know stores by their contract alone, and what is below does not know that.
     return not imported.startswith("invites_core.stores") and (
-        imported != "invites_core.store" or module == "invites_core.service"
+        imported != "invites_core.store" or module.startswith("invites_core.service.")
     )
 
 

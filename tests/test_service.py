@@ -29,7 +29,7 @@ from invites_core.hosts import Hosts, HostSettings
 from invites_core.invites import Invite, is_token
 from invites_core.keys import DEFAULT_POLICY, ApiKey, IssuedKey, KeyPolicy, PreviousSecret, Quota, generate_secret
 from invites_core.service import ApiKeys, Invites
-from invites_core.store import Store
+from invites_core.store import Grant, GrantTaken, Store
 from invites_core.stores import open_store
 from invites_core.stores.memory import MemoryStore
 from tests.helpers import FULL_POLICY, NOON, FakeClock, count_argon2, make_invite, make_key, texts
@@ -46,7 +46,10 @@ class BrokenStore(MemoryStore):
     def add_key(self, key: ApiKey) -> None:
         raise StorageError("broken")
 
-    def add_invites(self, invites: Sequence[Invite], *, key_id: str | None = None) -> None:
+    def add_invites(self, invites: Sequence[Invite], *, if_absent: bool = False) -> None:
+        raise StorageError("broken")
+
+    def add_granted(self, grant: Grant, invites: Sequence[Invite]) -> GrantTaken:
         raise StorageError("broken")
 
 
@@ -162,7 +165,7 @@ class TestCreatingKeys:
         memory_store.add_key(deleted)
         memory_store.delete_key(deleted.id, host=deleted.host, now=NOON)
         ids = iter(["taken000", "deleted0", "fresh000"])
-        monkeypatch.setattr("invites_core.service.generate_key_id", lambda: next(ids))
+        monkeypatch.setattr("invites_core.service.keys.generate_key_id", lambda: next(ids))
         issued = api_keys.create("example.com")
         assert issued.key.id == "fresh000"
         assert api_keys.verify(issued.combined) == issued.key

@@ -9,10 +9,11 @@ import contextlib
 import ctypes
 import os
 import secrets
+import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -27,6 +28,7 @@ __all__ = ["SqliteDatabase"]
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
+Bindings = Sequence[Any] | Mapping[str, Any]
 
 APPLICATION_ID: Final = int.from_bytes(b"invt")
 """Written into the file's header, so that another program's database is never taken for ours."""
@@ -87,7 +89,7 @@ class SqliteDatabase:
         # Opened once here, so that what is wrong shows at the start, and closed again: nothing is open at a fork.
         self._open().close()
 
-    def read(self, statement: str, bindings: Sequence[object] = ()) -> list[Row]:
+    def read(self, statement: str, bindings: Bindings = ()) -> list[Row]:
         """Run one reading statement and return its rows. Readers wait for nobody.
 
         Raises:
@@ -237,7 +239,7 @@ class SqliteDatabase:
                 connection = self._connection()
                 try:
                     return use(connection)
-                except (apsw.ConnectionClosedError, apsw.CursorClosedError):
+                except (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError):
                     self._discard_connection()
 
     def _close_all(self, process: _Process) -> Callable[[], None]:
@@ -302,6 +304,7 @@ class SqliteDatabase:
                 raise StorageError(f"the database {self.path} was in use while this process was forked")
             if not self._exists():
                 raise StorageError(f"no database at {self.path}")
+            self._mend_permissions()
             with self._translated():
                 connection = self._connect(self.path)
                 try:
@@ -311,6 +314,18 @@ class SqliteDatabase:
                     raise
             process.connections.add(connection)
         return connection
+
+    def _mend_permissions(self) -> None:
+        """Give a log and an index that are read-only the permissions of the file, as SQLite does when it makes them.
+
+        Who reads a file that is read-only leaves them read-only too, and with them the database would stay so after
+        its own permissions were put right.
+        """
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        for beside in (f"{self.path}-wal", f"{self.path}-shm"):
+            with contextlib.suppress(OSError):
+                if mode & stat.S_IWUSR and not os.stat(beside).st_mode & stat.S_IWUSR:
+                    os.chmod(beside, mode)
 
     def _connect(self, path: Path) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, statementcachesize=CACHED_STATEMENTS)
@@ -328,11 +343,14 @@ class SqliteDatabase:
         [(version,)] = connection.execute("PRAGMA user_version").fetchall()
         if version != self._version:
             raise StorageError(
-                f"the database {self.path} has schema version {version}, and this program knows version {self._version}"
+                f"the database {self.path} has schema version {version}; this program knows version {self._version}"
             )
         connection.execute("PRAGMA synchronous = FULL").fetchall()
         connection.execute("PRAGMA foreign_keys = ON").fetchall()
         connection.execute("PRAGMA trusted_schema = OFF").fetchall()
+        if connection.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:
+            # A copy made by VACUUM INTO is not in WAL mode until it is set again.
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
         modes = (
             connection.execute("PRAGMA journal_mode").fetchall() + connection.execute("PRAGMA synchronous").fetchall()
         )

@@ -79,7 +79,7 @@ CREATE TABLE invites (
     ) VIRTUAL
 ) STRICT;
 CREATE INDEX invites_by_host ON invites (host, closed, position);
-CREATE INDEX invites_by_source ON invites (source, closed, position);
+CREATE INDEX invites_by_source ON invites (source, host, closed, position);
 
 -- Who redeemed what. released_at is set when the use was given back; a release may come before its redemption.
 CREATE TABLE redemptions (

@@ -44,10 +44,15 @@ class FileTurn:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     raise StorageBusy(f"the database {self._database} is busy") from error
                 time.sleep(POLL_SECONDS)
+            except OSError:
+                # A file system without such locks: SQLite's own lock decides alone.
+                self.close()
+                yield
+                return
             else:
                 break
         try:

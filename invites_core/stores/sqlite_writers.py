@@ -76,7 +76,11 @@ class WriteQueue:
             self._waiting.append(me)
             me.leads, self._led = not self._led, True
         if not me.leads:
-            self._wait(me, deadline)
+            try:
+                self._wait(me, deadline)
+            except BaseException:
+                self._leave(me)
+                raise
         if me.leads:
             self._lead(me, deadline)
         if me.error is not None:
@@ -98,36 +102,52 @@ class WriteQueue:
         # Once taken, the change may be in the commit that is under way: only its outcome tells.
         me.wake.acquire()
 
+    def _leave(self, me: _Waiter) -> None:
+        """Take a thread out that a signal interrupted while it waited: nobody else would do what it was chosen for."""
+        with self._lock:
+            leads, me.leads = me.leads, False
+            if not leads:
+                # It may have withdrawn, or been taken, just before.
+                if me in self._waiting:
+                    self._waiting.remove(me)
+                return
+        self._hand_over(me, [])
+
     def _lead(self, me: _Waiter, deadline: float) -> None:
         """Commit for all who wait; whatever ends this, everybody in the batch is told an outcome."""
-        batch = [me]
-        committing = False
+        batch: list[_Waiter] = []
+        committing = committed = False
         try:
             with self._turn(deadline) as connection:
-                batch = self._take_batch(me)
+                self._take_batch(batch)
                 for waiter in batch:
                     self._run(connection, waiter, alone=len(batch) == 1)
                 if any(waiter.error is None for waiter in batch):
                     committing = True
                     connection.execute("COMMIT")
+                    committed = True
         except BaseException as error:
-            for waiter in batch:
+            for waiter in batch or [me]:
                 # Who failed before has failed for a reason of its own.
                 if waiter.error is None:
                     waiter.error = self._explain(error, committing=committing)
             if not isinstance(error, Exception):
                 raise
         finally:
+            if not committed:
+                for waiter in batch or [me]:
+                    # Nobody is told of a success that there was not, whatever went wrong on the way here.
+                    if waiter.error is None:
+                        waiter.error = OutcomeUnknown("the write was interrupted; whether it was kept is not known")
             self._hand_over(me, batch)
 
-    def _take_batch(self, me: _Waiter) -> list[_Waiter]:
+    def _take_batch(self, batch: list[_Waiter]) -> None:
         """Take the leader and those behind it, as late as possible, so that the batch is as large as it can be."""
         with self._lock:
             # The leader is the first in the queue, or came to an empty one.
-            batch = [self._waiting.popleft() for _ in range(min(LARGEST_BATCH, len(self._waiting)))]
-            for waiter in batch:
-                waiter.taken = True
-        return batch
+            for _ in range(min(LARGEST_BATCH, len(self._waiting))):
+                batch.append(self._waiting[0])
+                self._waiting.popleft().taken = True
 
     def _run(self, connection: apsw.Connection, waiter: _Waiter, *, alone: bool) -> None:
         """Run one change so that its failure is its own."""

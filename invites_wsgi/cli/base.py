@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from invites_core import StorageError, Store, open_store
+from invites_core import InviteStore, KeyStore, StorageError, Store, open_store
 from invites_core.stores import parse_sqlite_path
 from invites_wsgi.config import Settings, default_database, has_password, load_settings
 
-__all__ = ["Command", "Session", "escape_controls", "print_json", "session_options", "tell"]
+__all__ = ["Command", "Session", "escape_controls", "print_fields", "print_json", "session_options", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +45,10 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, refusing options that are not there, and arguments that are too many."""
         options = {
-            name: param for param in self.get_params(ctx) if isinstance(param, click.Option) for name in param.opts
+            name: param
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+            for name in (*param.opts, *param.secondary_opts)
         }
         values_to_skip = 0
         for arg in args:
@@ -57,13 +61,18 @@ class Command(click.Command):
             option = options.get(name)
             if option is not None:
                 values_to_skip = 0 if equals or option.is_flag else option.nargs
-            elif _OPTION_LIKE.fullmatch(arg):
+            elif _OPTION_LIKE.fullmatch(arg) or (_OPTION_LIKE.fullmatch(_plain(name)) and _plain(name) in options):
                 raise click.NoSuchOption(name, possibilities=sorted(options), ctx=ctx)
         too_many = super().parse_args(ctx, args)
         if too_many and not ctx.resilient_parsing:
             # They are not repeated, as click would do: an id and its secret with a space between is a likely slip.
             ctx.fail("too many arguments; a name with spaces needs quotes")
         return too_many
+
+
+def _plain(name: str) -> str:
+    """Return how an option would be written that somebody wrote with capitals or underscores."""
+    return name.lower().replace("_", "-")
 
 
 @dataclass(slots=True)
@@ -91,16 +100,33 @@ class Session:
             )
         return load_settings(file=self.config, overrides={"database": self.database, **overrides})
 
-    def open_store(self, settings: Settings, *, create: bool = False) -> Store:
-        """Open the store of the keys, and tell its path if it is made now."""
-        path = parse_sqlite_path(settings.database)
-        if not create or path is None or os.path.lexists(path):
-            return open_store(settings.database, create=create)
-        if settings.database == default_database(os.environ):
-            _make_private_folder(path.parent)
-        store = open_store(settings.database)
-        tell(f"Made the database {Path(os.path.abspath(path))}")
-        return store
+    @contextlib.contextmanager
+    def opened_stores(self, settings: Settings, *, create: bool = False) -> Iterator[tuple[KeyStore, InviteStore]]:
+        """Open the stores of the keys and of the invites, which may be one, and close them in the end.
+
+        Args:
+            settings: Which stores.
+            create: Whether to make databases that are not there, and tell their paths.
+        """
+        with contextlib.ExitStack() as stack:
+            key_store = _open_store(settings.database, create=create)
+            stack.callback(key_store.close)
+            invite_store = key_store
+            if settings.invites is not None:
+                invite_store = _open_store(settings.invites, create=create)
+                stack.callback(invite_store.close)
+            yield key_store, invite_store
+
+
+def _open_store(url: str, *, create: bool) -> Store:
+    path = parse_sqlite_path(url)
+    if not create or path is None or os.path.lexists(path):
+        return open_store(url, create=create)
+    if url == default_database(os.environ):
+        _make_private_folder(path.parent)
+    store = open_store(url)
+    tell(f"Made the database {Path(os.path.abspath(path))}")
+    return store
 
 
 def _make_private_folder(folder: Path) -> None:
@@ -146,6 +172,18 @@ def escape_controls(text: str) -> str:
 def print_json(content: object) -> None:
     """Print a JSON document on standard output, in ASCII: right in every locale, and no character steers a terminal."""
     click.echo(json.dumps(content, indent=2))
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print a record for people, a field a line."""
+    for name, value in fields.items():
+        if isinstance(value, bool):
+            text = "yes" if value else "no"
+        elif isinstance(value, list):
+            text = ", ".join(map(str, value))
+        else:
+            text = "" if value is None else str(value)
+        click.echo(f"{name}: {escape_controls(text) or '-'}")
 
 
 def tell(text: str) -> None:

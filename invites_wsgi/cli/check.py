@@ -82,7 +82,7 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         path = parse_sqlite_path(url)
         # Not by Path.exists, which raises where a folder on the way is closed to this user.
         if path is not None and os.path.exists(path):
-            yield from _check_permissions(path)
+            yield from _check_permissions(Path(os.path.abspath(path)))
 
 
 def _check_permissions(path: Path) -> Iterator[Finding]:

@@ -12,7 +12,9 @@ import click
 from invites_core import InvitesError, __version__
 from invites_wsgi.cli.base import escape_controls, session_options
 from invites_wsgi.cli.check import check
-from invites_wsgi.cli.keys import create, delete, find, list_keys
+from invites_wsgi.cli.invites import invite
+from invites_wsgi.cli.keys import create, delete, find, list_keys, rotate, update
+from invites_wsgi.cli.purge import purge
 from invites_wsgi.cli.serve import serve
 from invites_wsgi.config import SettingsError
 from invites_wsgi.errors import get_error_kind
@@ -27,7 +29,7 @@ def command() -> None:
     """Make and keep API keys for invites, and serve the API that makes invites with them."""
 
 
-for _subcommand in (create, list_keys, delete, find, check, serve):
+for _subcommand in (create, list_keys, delete, update, rotate, find, invite, purge, check, serve):
     command.add_command(_subcommand)
 
 
@@ -37,6 +39,9 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character gets its escape, not an error halfway through a list.
             stream.reconfigure(errors="backslashreplace")
+    if sys.stdout is None:
+        # What create makes and cannot print would be lost.
+        _fail("standard output is closed", 1)
     try:
         code = command.main(standalone_mode=False) or 0
     except click.exceptions.Abort:

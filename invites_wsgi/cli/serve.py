@@ -29,14 +29,17 @@ def serve(session: Session, listen: str | None, workers: int | None, threads: in
         if error.name != "gunicorn":
             raise
         raise click.ClickException("serve needs gunicorn: pip install 'invites-api[server]'") from error
+    if "memory:" in (settings.database, settings.invites):
+        raise click.UsageError("memory: cannot be served: every worker would have its own, and no command reaches it")
     # What is wrong with the database is said here, once, and not by every worker; nothing is left open at the fork.
-    store = session.open_store(settings)
-    location = store.location
-    store.close()
+    with session.opened_stores(settings) as (key_store, _):
+        location = key_store.location
     _check_address(settings)
     configure_logging(settings.log_format, settings.log_level)
-    place = settings.listen if settings.listen.startswith("unix:") else f"http://{settings.listen}"
-    tell(f"Serving {place}{settings.path} with the database {location}")
+    socket_path = settings.listen.removeprefix("unix:")
+    is_socket = socket_path != settings.listen
+    place = f"{settings.path} on the socket {socket_path}" if is_socket else f"http://{settings.listen}{settings.path}"
+    tell(f"Serving {place} with the database {location}")
     for host in settings.hosts.listed:
         tell(describe_link(settings, host))
     if not settings.hosts.listed:

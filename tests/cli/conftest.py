@@ -27,6 +27,22 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
         yield home
 
 
+class NoServer:
+    """Stands where gunicorn would start: no test of the command means to serve from its own process."""
+
+    def __init__(self, settings: object) -> None:
+        del settings
+
+    def run(self) -> None:
+        pytest.fail("the command started to serve")
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps `serve` from serving where something should have stopped it."""
+    monkeypatch.setattr("invites_wsgi.server.Server", NoServer)
+
+
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     """The path of the test's database, which is not there yet, in a private folder."""

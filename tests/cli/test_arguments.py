@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 import invites_core
@@ -20,10 +16,10 @@ from invites_core import ApiKeys, InvitesError
 from invites_core.stores.sqlite import SqliteStore
 from invites_wsgi.errors import ERRORS
 from tests.cli.support import Invoke, run_command, run_main, url_of
-from tests.helpers import PATIENCE, make_key, wait_until
+from tests.helpers import PATIENCE, make_key
 from tests.wsgi.support import COMMAND, FailingStore, get_sample_errors
 
-COMMANDS = ["check", "create", "delete", "find", "list", "serve"]
+COMMANDS = ["check", "create", "delete", "find", "invite", "list", "purge", "rotate", "serve", "update"]
 
 
 # Where options stand
@@ -103,7 +99,7 @@ def test_arguments_outweigh_the_environment_which_outweighs_the_file(
         pytest.param(["create", "example.com", "--nope=1"], "No such option '--nope'.", id="with-a-value"),
         pytest.param(["delete", "example.com", "--abc"], "No such option '--abc'.", id="id"),
         pytest.param(["list", "--jsno"], "No such option '--jsno'. Did you mean '--json'?", id="near"),
-        pytest.param(["create", "example.com", "--expires_in", "1d"], "too many arguments", id="underscore"),
+        pytest.param(["create", "example.com", "--expires_in", "1d"], "No such option '--expires_in'", id="underscore"),
         pytest.param(
             ["find", "a", "--databse", "x"], "No such option '--databse'. Did you mean '--database'?", id="near-shared"
         ),
@@ -131,7 +127,7 @@ def test_a_slip_in_an_option_is_refused(invoke: Invoke, database: Path, argument
         pytest.param(["--", "--"], "--", id="two-dashes-after-two-dashes"),
         pytest.param(["--", "--json"], "--json", id="an-option-after-two-dashes"),
         pytest.param(["--json", "--", "-x"], "-x", id="options-before-two-dashes"),
-        pytest.param(["--Json"], "--Json", id="upper-case"),
+        pytest.param(["--Jsno"], "--Jsno", id="upper-case"),
         pytest.param(["--my name"], "--my name", id="with-a-space"),
         pytest.param(["--é"], "--é", id="not-ascii"),
         pytest.param(["-x=1 2"], "-x=1 2", id="with-a-value"),
@@ -299,41 +295,6 @@ def test_other_ends_are_one_line_too(
     monkeypatch.setattr("invites_wsgi.cli.base.open_store", fail)
     run = invoke("list")
     assert (run.code, run.out, run.err.strip()) == (code, "", f"Error: {message}")
-
-
-def test_a_command_that_is_interrupted_ends_with_130(store: SqliteStore, database: Path) -> None:
-    """Ctrl-C while the command waits for the database ends it with a line and the shell's code for it."""
-    store.add_key(make_key(id="aaaaaaaa"))
-    blocker = apsw.Connection(str(database))
-    blocker.execute("BEGIN IMMEDIATE")
-    process = subprocess.Popen(
-        [*COMMAND, "--database", url_of(database), "delete", "example.com", "aaaaaaaa"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        wait_for_open_file(process.pid, database)
-        process.send_signal(signal.SIGINT)
-        # SQLite's own waiting is not interrupted, so it is ended here: the signal is there before it.
-        blocker.execute("ROLLBACK")
-        out, err = process.communicate(timeout=PATIENCE)
-    finally:
-        process.kill()
-        blocker.close()
-    assert (process.returncode, out, err.strip()) == (130, b"", b"Error: stopped")
-    assert store.find_problems() in ([], ())
-
-
-def wait_for_open_file(pid: int, path: Path) -> None:
-    """Wait until a process has a file open."""
-
-    def has_it_open() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            return str(path) in [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
-        return False
-
-    wait_until(has_it_open)
 
 
 # Help

@@ -171,7 +171,7 @@ def test_a_missing_database_is_found(invoke: Invoke, database: Path) -> None:
     [
         pytest.param(
             lambda path: change_database(path, "PRAGMA user_version = 2"),
-            "the database {path} has schema version 2, and this program knows version 1",
+            "the database {path} has schema version 2; this program knows version 1",
             id="newer",
         ),
         pytest.param(
@@ -181,11 +181,6 @@ def test_a_missing_database_is_found(invoke: Invoke, database: Path) -> None:
         ),
         pytest.param(
             lambda path: path.write_text("hello\n" * 1000), "{path} is not a SQLite database", id="no-database"
-        ),
-        pytest.param(
-            lambda path: change_database(path, "PRAGMA journal_mode = DELETE"),
-            "the database {path} is not in WAL mode with synchronous=FULL",
-            id="another-mode",
         ),
     ],
 )

@@ -168,7 +168,7 @@ def test_a_reader_that_has_gone_is_no_traceback(store: SqliteStore, database: Pa
 
 
 def test_a_closed_output_is_no_traceback(store: SqliteStore, database: Path) -> None:
-    """Without any standard output, as some supervisors start programs, nothing is printed and nothing fails."""
+    """Without any standard output, as some supervisors start programs, a line says so, and nothing is done."""
     store.add_key(make_key())
     run = run_command("--database", url_of(database), "list", shell='exec "$@" >&-')
-    assert (run.returncode, run.stderr) == (0, b"")
+    assert (run.returncode, run.stderr) == (1, b"Error: standard output is closed\n")

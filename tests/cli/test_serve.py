@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +17,9 @@ import pytest
 
 from invites_core.stores.sqlite import SqliteStore
 from tests.cli.support import LANDING_NOTE, Invoke, run_command, url_of
+from tests.helpers import PATIENCE, wait_until
 from tests.servers import free_port
-from tests.wsgi.support import ask_server, make_serve
+from tests.wsgi.support import COMMAND, ask_server, make_serve
 
 
 @pytest.fixture
@@ -120,8 +123,41 @@ def test_serve_tells_the_links_of_every_host(invoke: Invoke, filled: Path, tmp_p
 def test_a_unix_socket_is_told_as_it_is(invoke: Invoke, filled: Path, tmp_path: Path, started: list[Any]) -> None:
     """A path to listen on is no http address."""
     run = invoke("serve", "--listen", f"unix:{tmp_path}/s")
-    assert run.err.startswith(f"Serving unix:{tmp_path}/s/invites_api with the database {filled}\n")
+    assert run.err.startswith(f"Serving /invites_api on the socket {tmp_path}/s with the database {filled}\n")
     assert started[0].listen == f"unix:{tmp_path}/s"
+
+
+def test_a_store_in_memory_is_not_served(invoke: Invoke, tmp_path: Path, filled: Path, started: list[Any]) -> None:
+    """Keys or invites that every worker would have for itself are refused with the reason."""
+    reason = "memory: cannot be served: every worker would have its own, and no command reaches it"
+    invoke("serve", database="memory:").assert_failed(2, reason)
+    config = tmp_path / "settings.toml"
+    config.write_text('invites = "memory:"\n')
+    invoke("--config", str(config), "serve", database=filled).assert_failed(2, reason)
+    assert started == []
+
+
+@pytest.mark.real_server
+def test_a_unix_socket_is_for_its_owner_and_group(tmp_path: Path, filled: Path) -> None:
+    """A proxy of the group can connect to the socket, and nobody else."""
+    path = tmp_path / "s"
+    arguments = [*COMMAND, "--database", url_of(filled), "serve", "--workers", "1", "--listen", f"unix:{path}"]
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        with socket.socket(socket.AF_UNIX) as client, contextlib.suppress(OSError):
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            return client.recv(12) == b"HTTP/1.1 200"
+        return False
+
+    try:
+        wait_until(answers)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o770
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 def test_nothing_of_the_database_is_open_when_gunicorn_starts(

@@ -2,7 +2,7 @@
 
 A page shows made-up keys, tokens, times and process numbers. Where a page shows a key or a token for the first time,
 the session learns what it is here, and from then on puts that in its place, also in what the reader types.
-A line ``...`` stands for any number of lines, and one that ends with ``...`` for the rest of the line.
+A line ``...`` stands for any number of lines, and ``...`` in or at the end of a line for any part of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHAPES: Final = {
     "token": r"(?:(?<=invite\?)|(?<=preauth=)|(?<=\"token\": \"))[\w-]{24}(?![\w-])",
     "time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?Z",
     "version": r"(?:invites-api,? (?:version )?|Python |SQLite |argon2-cffi |werkzeug |gunicorn )\d[\w.]*",
-    "rest": r"\.\.\.$",
+    "rest": r"\.\.\.(?= |$)",
 }
 _MEANINGS: Final = {
     "time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?Z",
@@ -199,9 +199,11 @@ class Session:
 
     def _make_line_pattern(self, line: str) -> str:
         known = "|".join(re.escape(shown) for shown in sorted(self._known, key=len, reverse=True)) or "(?!)"
-        shapes = "|".join(f"(?P<{name}>{shape})" for name, shape in _SHAPES.items())
+        # A key comes before what is known, for its id may be known while its secret is new.
+        shapes = {name: f"(?P<{name}>{shape})" for name, shape in _SHAPES.items()}
+        parts = "|".join([shapes.pop("key"), f"(?P<known>{known})", *shapes.values()])
         pattern, end = "", 0
-        for found in re.finditer(f"(?P<known>{known})|{shapes}", line):
+        for found in re.finditer(parts, line):
             pattern += re.escape(self.localize(line[end : found.start()]))
             end = found.end()
             pattern += self._make_part_pattern(str(found.lastgroup), found[0])

@@ -93,9 +93,12 @@ def test_a_python_file_of_a_page_is_used_by_a_session_on_it(page: Path) -> None:
     blocks = read_blocks(page)
     for number, block in enumerate(blocks):
         if block.language == "python" and block.file_name:
-            later = "".join(other.text for other in blocks[number:] if other.language == "console")
+            later = blocks[number + 1 :]
+            typed = "".join(other.text for other in later if other.language == "console")
+            saved = "".join(other.text for other in later if other.language == "python" and other.file_name)
             stem = Path(block.file_name).stem
-            assert f"python {block.file_name}" in later or f"gunicorn {stem}:" in later, block.place
+            used = (f"python {block.file_name}", f"pytest -q {block.file_name}", f"gunicorn {stem}:")
+            assert any(use in typed for use in used) or f"from {stem} import" in saved, block.place
 
 
 TOML = [block for blocks in select("toml").values() for block in blocks]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from invites_core import ApiKeys, IssuedKey, open_store
+from invites_core import ApiKeys, IssuedKey, KeyPolicy, open_store
 from tests.docs.conftest import FindProgram
 from tests.docs.pages import ROOT, get_block
 from tests.helpers import wait_until
@@ -125,7 +125,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     changes = (("/var/lib/invites-api/invites.db", str(database)), ("5280", str(port)))
     settings.write_text(replace(get_block(SERVING, "invites-api.toml").text, *changes), "utf-8")
     store = open_store(f"sqlite:///{database}")
-    issued = ApiKeys(store).create("example.com")
+    issued = ApiKeys(store).create("example.com", policy=KeyPolicy(scopes=frozenset({"create", "read"})))
     store.close()
     command = [sys.executable, "-P", "-m", "invites_wsgi.cli", "serve"]
     env = {"INVITES_CONFIG": str(settings), "INVITES_DATABASE": None}
@@ -245,15 +245,19 @@ def test_a_proxy_as_the_page_sets_it_up(start_proxy: StartProxy, service: Servic
     assert proxy.ask(f"/invites_api?key={combined}x").status == 403
     assert proxy.ask(f"/invites_api/?key={combined}").status == 404
     assert proxy.ask("/healthz").status == 404
+    shown = f"/invites_api/invites/{token}"
+    assert proxy.ask(f"{shown}?key={combined}").status == 200
+    assert proxy.ask(f"{shown}/redeem", Authorization=f"Bearer {combined}").status == 405
 
-    wait_until(lambda: service.log.count(" GET /invite") == 5)
+    wait_until(lambda: service.log.count(" GET /invite") == 7)
     lines = [line for line in service.log.splitlines() if " GET /invite" in line]
     assert all(f" client={CLIENT} " in line for line in lines), lines
     assert FORGED not in service.log
 
     service.server.stop()
     assert proxy.ask(f"/invites_api?key={combined}", Referer=location).status == 502
-    wait_until(lambda: proxy.access_log.read_text("utf-8").count("/invites_api") == 6)
+    assert proxy.ask(shown, Authorization=f"Bearer {combined}").status == 502
+    wait_until(lambda: sum("/invites_api" in line for line in proxy.access_log.read_text("utf-8").splitlines()) == 9)
     proxy.server.stop()
     for secret in (service.issued.secret, service.issued.key.id, token, "key=", "redirect"):
         assert secret not in proxy.logs

@@ -15,15 +15,17 @@ from werkzeug.test import Client
 
 import invites_core
 import invites_wsgi
-from invites_core import HostSettings, InvitesError
+from invites_core import HostSettings, InvitesError, KeyPolicy, Redemption, testing
 from invites_core.durations import parse_duration
 from invites_core.stores.memory import MemoryStore
 from invites_wsgi import App, Settings, config
-from invites_wsgi.api import invite_to_json
+from invites_wsgi.bodies import CREATION_FIELDS
 from invites_wsgi.cli.main import command
 from invites_wsgi.errors import ERRORS, get_error_kind
+from invites_wsgi.openapi import build_openapi
+from invites_wsgi.representation import invite_details_to_json, invite_to_json, key_to_json, policy_to_json
 from tests.docs.pages import PAGES, ROOT, find_code, read_blocks, read_rows, read_sections
-from tests.helpers import NOON, make_invite
+from tests.helpers import NOON, make_invite, make_key
 
 DOCS: Final = ROOT / "docs"
 WIRE: Final = ROOT / "tests" / "wire" / "prosody-0.12.3.json"
@@ -39,7 +41,7 @@ def read_table(page: str, heading: str) -> list[list[str]]:
 def list_settings() -> dict[str, object]:
     """Return the keys that a settings file may hold, each with its default."""
     defaults: dict[str, Any] = {field.name: field.default for field in fields(Settings)}
-    known: dict[str, object] = {"database": None, "invites": None}
+    known: dict[str, object] = {name: None if name == "database" else defaults[name] for name in config._TOP}
     for section, names in config._SECTIONS.items():
         known |= {f"{section}.{name}": defaults[field] for name, field in names.items()}
     known |= {f'hosts."HOST".{name}': getattr(HostSettings(), name) for name in config._HOST_CHECKS}
@@ -94,6 +96,18 @@ def test_the_example_on_the_settings_page_has_every_key() -> None:
     assert shown == list_settings().keys() - {"invites"}
 
 
+def list_subcommands() -> dict[str, click.Command]:
+    """Return the subcommands by what a reader types, those of a group with the group's name in front."""
+    found: dict[str, click.Command] = {}
+    for name, single in command.commands.items():
+        inner = single.commands if isinstance(single, click.Group) else {}
+        found |= {f"{name} {one}": of_group for one, of_group in inner.items()} or {name: single}
+    return found
+
+
+SUBCOMMANDS: Final = list_subcommands()
+
+
 def list_options(single: click.Command) -> set[str]:
     """Return the options of a command as a reader types them, with what stands for their value."""
     context = click.Context(single)
@@ -107,20 +121,23 @@ def list_options(single: click.Command) -> set[str]:
 
 def list_options_on_page(heading: str) -> set[str]:
     """Return the options in the tables under a heading of the command's page."""
-    return {find_code(row[0])[0] for row in read_table("command.md", heading) if row[0].startswith("`--")}
+    options = {find_code(row[0])[0] for row in read_table("command.md", heading) if row[0].startswith("`--")}
+    if "(#policy-options)" in read_sections(DOCS / "command.md")[heading] and heading.startswith("`"):
+        options |= list_options_on_page("Policy options")
+    return options
 
 
 def test_every_subcommand_has_its_section_in_the_commands_page() -> None:
     """The page of the command has a section for each subcommand, and none for others."""
-    headings = [re.fullmatch(r"`invites-api (\S+)`", heading) for heading in read_sections(DOCS / "command.md")]
-    assert {found[1] for found in headings if found} == command.commands.keys()
+    headings = [re.fullmatch(r"`invites-api (.+)`", heading) for heading in read_sections(DOCS / "command.md")]
+    assert {found[1] for found in headings if found} == SUBCOMMANDS.keys()
 
 
-@pytest.mark.parametrize("name", command.commands)
+@pytest.mark.parametrize("name", SUBCOMMANDS)
 def test_every_option_has_its_line_in_the_commands_page(name: str) -> None:
     """The section of a subcommand, with those on the options of all, names its options and no others."""
     of_all = list_options_on_page("Options of all") - {"--version"}
-    assert list_options_on_page(f"`invites-api {name}`") | of_all == list_options(command.commands[name])
+    assert list_options_on_page(f"`invites-api {name}`") | of_all == list_options(SUBCOMMANDS[name])
     assert not list_options_on_page(f"`invites-api {name}`") & of_all
 
 
@@ -132,16 +149,28 @@ def test_the_options_of_the_command_itself_are_on_its_page() -> None:
 def test_the_usage_on_the_commands_page_is_the_programs() -> None:
     """The first block of the command's page has a line for each subcommand, with its arguments and options."""
     lines = read_blocks(DOCS / "command.md")[0].text.splitlines()
-    assert len(lines) == len(command.commands)
     of_all = list_options_on_page("Options of all")
+    seen = set()
     for line in lines:
         _, name, *rest = line.split(" ", 2)
-        single = command.commands[name]
+        if name not in SUBCOMMANDS:
+            inner, _, tail = rest[0].partition(" ")
+            name, rest = f"{name} {inner}", [tail]
+        seen.add(name)
+        single = SUBCOMMANDS[name]
         context = click.Context(single)
         arguments = [param.make_metavar(context) for param in single.params if isinstance(param, click.Argument)]
         shown = "".join(rest)
-        assert set(re.findall(r"\[(--[^]]+)\]", shown)) == list_options(single) - of_all
-        assert re.sub(r" ?\[--[^]]+\]", "", shown) == " ".join(arguments)
+        options = set(re.findall(r"\[(--[^]]+)\]", shown))
+        if "[policy options]" in shown:
+            options |= list_options_on_page("Policy options")
+        needed = {param.opts[0] for param in single.params if isinstance(param, click.Option) and param.required}
+        shown = re.sub(r" ?\[(--[^]]+|policy options)\]", "", shown)
+        of_need = {f"{option} {value}" for option, value in re.findall(r"(--\S+) (\S+)", shown)}
+        assert {option.split(" ")[0] for option in of_need} == needed
+        assert options | of_need == list_options(single) - of_all
+        assert re.sub(r" ?--\S+ \S+", "", shown) == " ".join(arguments)
+    assert seen == SUBCOMMANDS.keys()
 
 
 def test_every_exit_code_has_its_line_in_the_commands_page() -> None:
@@ -151,15 +180,16 @@ def test_every_exit_code_has_its_line_in_the_commands_page() -> None:
 
 def test_every_error_has_its_line_in_the_http_page() -> None:
     """The HTTP page gives the type, the class and the status of every error, and names no others."""
-    shown: dict[str, tuple[str, str, str]] = {}
+    shown: dict[str, tuple[str, str]] = {}
     for row in read_table("http.md", "Errors"):
         if row[1]:
-            shown[find_code(row[1])[0]] = (find_code(row[0])[0], row[2], row[4] if len(row) > 4 else "")
-    expected: dict[str, tuple[str, str, str]] = {}
+            # A status that differs in places comes after the one of the table.
+            shown[find_code(row[1])[0]] = (find_code(row[0])[0], row[2].partition(";")[0])
+    expected: dict[str, tuple[str, str]] = {}
     for error_class, kind in ERRORS.items():
         error = error_class.__new__(error_class)
-        expected[error_class.__name__] = (get_error_kind(error)[0], str(kind.status), "")
-    assert {name: (*row[:2], "") for name, row in shown.items()} == expected
+        expected[error_class.__name__] = (get_error_kind(error)[0], str(kind.status))
+    assert shown == expected
 
 
 @pytest.mark.parametrize("name", ["Busy", "StorageBusy", "OutcomeUnknown", "CorruptRecord", "StorageError"])
@@ -168,7 +198,7 @@ def test_the_retry_after_on_the_http_page_is_the_programs(name: str) -> None:
     [row] = [row for row in read_table("http.md", "Errors") if row[1] == f"`{name}`"]
     [error_class] = [error_class for error_class in ERRORS if error_class.__name__ == name]
     error: InvitesError = error_class() if name in {"Busy", "StorageBusy"} else error_class("what happened")
-    assert row[4] == str(error.retry_after)  # type: ignore[attr-defined]  # all of these have it
+    assert row[5] == str(error.retry_after)  # type: ignore[attr-defined]  # all of these have it
 
 
 def test_the_invite_on_the_http_page_has_every_field() -> None:
@@ -178,6 +208,92 @@ def test_the_invite_on_the_http_page_has_every_field() -> None:
     assert list(shown[0]) == fields_of_invite
     rows = read_table("http.md", "An invite as JSON")
     assert [name for row in rows for name in find_code(row[0])] == fields_of_invite
+
+
+def test_what_the_http_page_adds_for_one_invite_is_the_programs() -> None:
+    """The fields that only one invite by itself has, and those of its uses, are explained in their order."""
+    redemption = Redemption(token="", redemption_id="a", redeemer=None, redeemed_at=NOON)
+    shown = invite_details_to_json(make_invite(), [redemption], NOON)
+    added = [name for name in shown if name not in invite_to_json(make_invite(), NOON)]
+    rows = read_table("http.md", "One invite")
+    assert [find_code(row[0])[0] for row in rows] == [*added, *shown["redemptions"][0]]
+
+
+def test_the_bodies_on_the_http_page_have_every_field() -> None:
+    """The fields of each JSON body are those that the program takes, with their defaults."""
+    rows = read_table("http.md", "The body")
+    assert [find_code(row[0])[0] for row in rows] == list(CREATION_FIELDS)
+    schemas = build_openapi()["components"]["schemas"]
+    defaults = {
+        name: schema["default"]
+        for name, schema in schemas["CreationRequest"]["properties"].items()
+        if "default" in schema
+    }
+    assert {
+        find_code(row[0])[0]: json.loads(row[2].strip("`")) for row in rows if find_code(row[0])[0] in defaults
+    } == defaults
+    redeem = read_table("http.md", "Redeeming an invite")
+    assert [find_code(row[0])[0] for row in redeem if row[0].startswith("`")] == [
+        *schemas["RedeemRequest"]["properties"]
+    ]
+
+
+def test_every_route_has_its_line_in_the_http_page() -> None:
+    """The first table of the HTTP page has the requests of the API, and no others."""
+    routes = {
+        f"{method.upper()} {path.replace('{token}', 'TOKEN')}"
+        for path, item in build_openapi()["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    shown = {code for row in read_table("http.md", "HTTP reference") for code in find_code(row[0])}
+    assert {code for code in shown if " /invites_api" in code} == routes
+
+
+def test_the_key_on_the_http_page_has_every_field() -> None:
+    """The JSON of a key on the HTTP page has the fields of the program."""
+    shown = [json.loads(block.text) for block in read_blocks(DOCS / "http.md") if block.language == "json"]
+    [key] = [one for one in shown if "policy" in one]
+    assert list(key) == [*key_to_json(make_key()), "quota_left"]
+    assert list(key["policy"]) == list(policy_to_json(KeyPolicy()))
+
+
+def test_the_policies_page_has_every_option() -> None:
+    """The policy table names each field of a policy once, with its option and its default."""
+    rows = read_table("policies.md", "The table")
+    assert [find_code(row[0])[0] for row in rows] == [field.name for field in fields(KeyPolicy)]
+    options = {option.split(" ")[0] for option in list_options_on_page("Policy options")}
+    assert {find_code(row[1])[0] for row in rows} == options
+    defaults = policy_to_json(KeyPolicy())
+    for row in rows:
+        [shown] = find_code(row[2])[:1]
+        assert json.loads(shown) == defaults[find_code(row[0])[0]], row[0]
+
+
+def test_the_redemption_page_names_only_errors_that_there_are() -> None:
+    """Each class in the tables of the redemption page is one of the library's."""
+    rows = read_table("redemption.md", "What comes out")
+    classes = {code for row in rows for code in find_code(row[1]) if code[0].isupper()}
+    assert {
+        "InviteUsed",
+        "InviteExpired",
+        "InviteRevoked",
+        "InviteUnknown",
+        "WrongRedeemer",
+        "IdempotencyConflict",
+        "RedemptionReleased",
+        "OutcomeUnknown",
+    } <= classes
+    assert all(hasattr(invites_core, name) for name in classes)
+
+
+def test_the_store_page_names_what_is_shipped() -> None:
+    """The page for authors of stores names all that `invites_core.testing` has, and every feature of a store."""
+    text = (DOCS / "write-a-store.md").read_text("utf-8")
+    for name in testing.__all__:
+        assert name in text, name
+    rows = read_table("write-a-store.md", "Features")
+    assert {find_code(row[0])[0] for row in rows} == {"COUNTED_USES", "HISTORY", "LARGE_LISTS"}
 
 
 def test_the_headers_on_the_http_page_are_the_programs() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_database import SqliteDatabase
+from tests.helpers import PATIENCE
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[SqliteStore]:
     """An empty SQLite store."""
-    opened = SqliteStore(path)
+    opened = SqliteStore(path, timeout=PATIENCE)
     yield opened
     opened.close()
 

@@ -13,14 +13,15 @@ from typing import Any, Final
 import apsw
 import pytest
 
-from invites_core.errors import StorageBusy, StorageError
+from invites_core.errors import KeyUnknown, StorageBusy, StorageError
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_database import SqliteDatabase
-from tests.helpers import NOON, PATIENCE, make_invite, make_key, run_at_once
+from tests.helpers import NOON, PATIENCE, make_grant, make_invite, make_key, run_at_once, wait_until
 from tests.processes import Fork
 from tests.stores.sqlite_files import (
     FILES,
     FILES_WHILE_OPEN,
+    change_database,
     get_mode,
     list_names,
     list_soundly,
@@ -76,6 +77,16 @@ class TestFile:
         SqliteStore(path).close()
         assert path.read_bytes() == before
         assert {key.id for key in list_soundly(path)} == {key.id for key in made}
+
+    @pytest.mark.parametrize("mode", ["DELETE", "TRUNCATE", "PERSIST"])
+    def test_log_is_used_again(self, path: Path, mode: str) -> None:
+        """A database that came back from a copy or a tool in another journal mode is in WAL mode once it is opened."""
+        change_database(path, f"PRAGMA journal_mode = {mode}")
+        store = SqliteStore(path, create=False)
+        assert store._database.read("PRAGMA journal_mode") == [("wal",)]
+        store.add_key(make_key())
+        store.close()
+        assert len(list_soundly(path)) == 4
 
     def test_schema_is_frozen(self, database: SqliteDatabase) -> None:
         """The tables are what the databases of version 1 hold: whoever changes a line here changes a stored format."""
@@ -153,7 +164,7 @@ invites: strict=1 without_rowid=0
   revoked_by TEXT 0 0 0
   closed INTEGER 0 0 2
   index c 0 host,closed,position
-  index c 0 source,closed,position
+  index c 0 source,host,closed,position
   index u 1 token
 keys: strict=1 without_rowid=1
   id TEXT 1 1 0
@@ -284,6 +295,35 @@ class TestWrite:
         slow.join(PATIENCE)
         assert database.read("SELECT id FROM deleted_keys") == [("slow",)]
         database.close()
+
+    def test_key_is_looked_for_where_its_invites_are_added(self, store: SqliteStore, database: SqliteDatabase) -> None:
+        """An invite whose key is deleted while it waits for its turn is not added."""
+        key, invite = make_key(), make_invite()
+        store.add_key(key)
+        deleting, go_on = threading.Event(), threading.Event()
+
+        def delete(connection: apsw.Connection) -> None:
+            connection.execute("DELETE FROM keys").fetchall()
+            deleting.set()
+            assert go_on.wait(PATIENCE)
+
+        def add() -> None:
+            with pytest.raises(KeyUnknown):
+                store.add_granted(make_grant(key, tokens=(invite.token,)), [invite])
+
+        deleter = threading.Thread(target=database.write, args=(delete,), daemon=True)
+        deleter.start()
+        assert deleting.wait(PATIENCE)
+        adder = threading.Thread(target=lambda: outcomes.extend(run_at_once([add])), daemon=True)
+        outcomes: list[object] = []
+        adder.start()
+        waiting = database._process.get().writers._waiting
+        wait_until(lambda: len(waiting) == 1)
+        go_on.set()
+        for thread in (deleter, adder):
+            thread.join(PATIENCE)
+        assert outcomes == [None]
+        assert store.find_invite(invite.token) is None
 
     def test_closed_store_is_an_error(self, store: SqliteStore) -> None:
         """Whoever uses a store after it was closed is told so, in this thread and in others."""

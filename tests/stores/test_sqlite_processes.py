@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from invites_core.stores.sqlite import SqliteStore
 path, prefix, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
-store, refused = SqliteStore(path), 0
+store, refused = SqliteStore(path, timeout=30), 0
 for number in range(count):
     key = ApiKey(id=f"{prefix}{number}", host="example.com", name=str(number), secret_hash="h", tag=b"t",
                  created_at=datetime(2026, 3, 1, 12, tzinfo=UTC))
@@ -289,7 +290,10 @@ class TestForkGuard:
         outcomes: list[list[Any]] = []
         runner = threading.Thread(target=lambda: outcomes.append(run_at_once(loads)), daemon=True)
         runner.start()
+        began = time.monotonic()
         children = [fork(partial(store.add_key, make_key(id=f"child-{number}"))) for number in range(8)]
+        # A fork does not have to wait for a moment in which nobody happens to be at work.
+        assert time.monotonic() - began < PATIENCE / 3
         for child in children:
             child.result()
         enough.set()

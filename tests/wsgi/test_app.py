@@ -9,7 +9,7 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
 
@@ -24,7 +24,7 @@ from tests.wsgi.conftest import MakeService
 from tests.wsgi.support import Answer, FailingStore, LogBook, Service, ask, hosts_of
 
 CORS_HEADERS = {
-    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key",
     "Access-Control-Max-Age": "7200",
     "Access-Control-Expose-Headers": "Location",
@@ -96,11 +96,12 @@ def test_options_creates_nothing_and_asks_for_no_key(service: Service, path: str
         pytest.param("X-Moz", "prefetch", id="x-moz"),
     ],
 )
-def test_a_prefetch_creates_nothing(service: Service, method: str, name: str, value: str) -> None:
+def test_a_prefetch_creates_nothing(service: Service, log: LogBook, method: str, name: str, value: str) -> None:
     """What a browser fetches before anybody asked for it is refused, with a valid key too."""
     answer = service.create("/invites_api?redirect=true", method=method, headers={name: value})
     assert (answer.status, answer.get("Location"), service.count()) == (403, None, 0)
     assert answer.get("WWW-Authenticate") is None
+    assert [entry["reason"] for entry in log.requests] == ["prefetch"]
 
 
 def test_a_purpose_that_is_no_prefetch_creates(service: Service) -> None:
@@ -131,14 +132,6 @@ def test_redirect_asks_for_303(service: Service, method: str, query: str, status
     assert (answer.status, answer.body, answer["Content-Length"]) == (status, b"", "0")
     assert answer.token
     assert service.get_invite(answer.token)
-
-
-def test_a_post_with_a_body_is_refused(service: Service) -> None:
-    """POST takes an empty body for now; anything in it is named, and nothing is created."""
-    answer = service.ask(method="POST", headers=service.bearer, body=b'{"kind": "register"}')
-    assert (answer.status, answer.json()["field"], service.count()) == (400, "body", 0)
-    answer = service.create(method="POST", headers={"Transfer-Encoding": "chunked"})
-    assert (answer.status, service.count()) == (400, 0)
 
 
 def test_an_empty_body_may_be_declared(service: Service) -> None:
@@ -686,6 +679,8 @@ def test_create_app_makes_no_database(tmp_path: Path) -> None:
 
 targets = st.one_of(
     st.sampled_from(["/invites_api", "/invite", "/healthz", "/", "*", "//invites_api", "/invites_api/x"]),
+    st.sampled_from(["/invites_api/key", "/invites_api/invites", "/invites_api/invites/AAAAAAAAAAAAAAAA"]),
+    st.sampled_from(["/invites_api/invites/%ff/redeem", "/invites_api/invites/x/release", "/invites_api/openapi.json"]),
     st.text(st.characters(max_codepoint=255), max_size=40),
 )
 queries = st.one_of(
@@ -710,12 +705,13 @@ header_values = st.one_of(
     headers=st.dictionaries(header_names, header_values, max_size=5),
     body=st.binary(max_size=20),
 )
+@example(method="GET", target="/invites_api", query="\x80", headers={}, body=b"")
 def test_no_request_makes_the_service_fail(
     service: Service, method: str, target: str, query: str, headers: dict[str, str], body: bytes
 ) -> None:
     """Whatever a client sends, it is answered, with no 5xx, no redirect, and no invite but for a key."""
     answer = service.ask(f"{target}?{query}", method=method, headers=headers, body=body)
-    assert answer.status in (200, 400, 403, 404, 405, 410)
+    assert answer.status == 200 or 400 <= answer.status < 500
     assert answer["X-Request-Id"]
     assert service.count() == 0
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import pytest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from invites_core import ApiKeys, IssuedKey
+from invites_core import ApiKeys, IssuedKey, KeyPolicy
+from invites_core.keys import DEFAULT_POLICY
 from invites_core.stores.memory import MemoryStore
 from invites_core.stores.sqlite import SqliteStore
 from invites_wsgi import App, Settings
 from tests.helpers import make_invite
+from tests.wsgi.callers import EVERYTHING
 from tests.wsgi.support import Answer, LogBook, ask, ask_server, make_serve, send_raw
 
 if TYPE_CHECKING:
@@ -145,6 +147,11 @@ def make_shapes(values: dict[str, str]) -> Iterator[Shape]:
             yield Shape("GET", "/invites_api", ((name, value),))
         yield Shape("GET", "/invites_api", ((f"X-{value.replace('/', '-').replace('=', '')}", "x"),))
         yield Shape("POST", "/invites_api", (), f'{{"key": "{value}"}}')
+        for rest in ("", "/redeem", "/release", "/x"):
+            for method in ("GET", "POST", "DELETE", "PUT"):
+                yield Shape(method, f"/invites_api/invites/{value}{rest}?key={value}")
+        for query in ("state={}", "limit={}", "cursor={}"):
+            yield Shape(target=f"/invites_api/invites?{query.format(value)}")
         yield Shape("POST", f"/invites_api?key={value}", (("Content-Type", "application/json"),), value)
         yield Shape("POST", "/invite", (("Content-Type", "application/x-www-form-urlencoded"),), f"key={value}")
         for accept in ("text/html", "application/json"):
@@ -212,9 +219,9 @@ def check_answers(canaries: Canaries, shapes: Iterable[Shape], send: Callable[[S
     return count
 
 
-def make_canaries(store: MemoryStore | SqliteStore) -> Canaries:
+def make_canaries(store: MemoryStore | SqliteStore, policy: KeyPolicy = DEFAULT_POLICY) -> Canaries:
     """Put the key and the invite there."""
-    issued = ApiKeys(store).create("example.com", name="My test key")
+    issued = ApiKeys(store).create("example.com", name="My test key", policy=policy)
     invite = make_invite(expires_at=None)
     store.add_invites([invite])
     return Canaries(issued, invite.token)
@@ -248,6 +255,50 @@ def test_no_request_makes_the_app_tell_a_secret(log: LogBook, trusted_proxies: i
     assert len(log.requests) == sent
     canaries.assert_not_in(log.text)
     canaries.assert_not_in(log.json)
+
+
+def make_calls(canaries: Canaries) -> Iterator[Shape]:
+    """Every route below /invites_api, with the key that works, and the canaries in every place that is read."""
+    token, key = canaries.token, canaries.issued.combined
+    headers = (("Authorization", f"Bearer {key}"), ("Content-Type", "application/json"))
+    for value in canaries.values.values():
+        yield Shape("GET", f"/invites_api/invites/{value}", headers)
+        yield Shape("GET", f"/invites_api/invites?cursor={value}&state={value}", headers)
+        for name in ("note", "kind", "username", "expires_in", "groups", "count"):
+            yield Shape("POST", "/invites_api", (*headers, ("Accept", "application/json")), f'{{"{name}": "{value}"}}')
+        yield Shape("POST", "/invites_api", (*headers, ("Idempotency-Key", value)), "{}")
+        for action in ("redeem", "release"):
+            for body in (f'{{"redemption_id": "{value}"}}', f'{{"redemption_id": 1, "{value}": 1}}', value):
+                yield Shape("POST", f"/invites_api/invites/{token}/{action}", headers, body)
+    yield Shape("GET", f"/invites_api/invites/{token}", headers)
+    yield Shape("GET", "/invites_api/invites", headers)
+    yield Shape("GET", "/invites_api/key", headers)
+    yield Shape("DELETE", f"/invites_api/invites/{token}", headers)
+    yield Shape("DELETE", f"/invites_api/invites/{token}?key={key}", headers)
+
+
+@pytest.mark.real_server
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_no_call_makes_the_server_log_a_secret(tmp_path: Path, database: Path, log_format: str) -> None:
+    """Calls that work tell tokens to who asked, and the log at its most talkative has the route's template instead."""
+    store = SqliteStore(database)
+    canaries = make_canaries(store, EVERYTHING)
+    store.close()
+    settings = f'[log]\nlevel = "debug"\nformat = "{log_format}"\n'
+    statuses = set()
+    with make_serve(tmp_path / "serve", database, settings) as server:
+        for shape in make_calls(canaries):
+            answer = ask_server(
+                server.port, shape.target, method=shape.method, headers=shape.headers, body=shape.body.encode()
+            )
+            statuses.add(answer.status)
+            if answer.status == 201:
+                canaries.new_tokens.append(answer.token)
+    log = server.stderr_file.read_text()
+    assert {200, 201, 204, 400, 404, 410} <= statuses
+    for template in ("<token>", "<token>/redeem", "<token>/release"):
+        assert f"/invites_api/invites/{template} " in log
+    canaries.assert_not_in(log)
 
 
 def to_text(answer: Answer) -> str:

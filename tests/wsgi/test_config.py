@@ -31,6 +31,7 @@ def read(file: Path, content: str, **overrides: object) -> Settings:
 FULL = """
 database = "sqlite:////srv/invites.db"
 invites = "memory:"
+purge_after = "400d"
 
 [http]
 listen = "[::1]:8080"
@@ -71,6 +72,7 @@ def test_every_key_is_read(file: Path) -> None:
         "threads": 16,
         "log_format": "json",
         "log_level": "debug",
+        "purge_after": timedelta(days=400),
         "file": file,
     }
     assert list(settings.hosts.listed) == ["example.com", "bücher.example"]
@@ -117,6 +119,9 @@ MISTAKES = [
     ("database = 1", "database: must be a text in quotes"),
     ("database = ['memory:']", "database: must be a text in quotes"),
     ("invites = true", "invites: must be a text in quotes"),
+    ("purge_after = 90", "purge_after: must be a text in quotes"),
+    ("purge_after = '90'", "purge_after: must be a number with s, min, h, d or w, such as 7d, not '90'"),
+    ("purge_afer = '90d'", "purge_afer: unknown key; did you mean purge_after?"),
     ("http = 1", "http: must be a table"),
     ("log = 'json'", "log: must be a table"),
     ("hosts = ['example.com']", "hosts: must be a table"),

@@ -157,8 +157,10 @@ def test_a_key_that_was_made_meanwhile_works_at_once(tmp_path: Path, database: P
 
 def test_serve_leaves_nothing_in_the_home(tmp_path: Path, database: Path) -> None:
     """No control socket is opened, where anybody could stop or reload the service, and no other file is made."""
-    with make_serve(tmp_path / "serve", database) as server:
-        assert ask_server(server.port, "/healthz").status == 200
+    with make_serve(tmp_path / "serve", database, JSON_LOG) as server:
+        # The arbiter says what becomes of its control socket some time after the first answers.
+        wait_until(lambda: "ontrol socket " in server.stderr_file.read_text())
+        assert "Control socket disabled" in server.stderr_file.read_text()
         home = server.folder / "home"
         assert list(home.iterdir()) == []
         assert {path.name for path in server.folder.iterdir()} == {"home", "settings.toml", "serve.out", "serve.err"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from invites_core import StorageError
-from invites_wsgi.logs import JsonFormatter, TextFormatter, configure_logging, get_formatter, is_configured, scrub
+from invites_wsgi.logs import CurrentFormatter, JsonFormatter, TextFormatter, configure_logging, is_configured, scrub
 from tests.wsgi.conftest import MakeService
 from tests.wsgi.support import FailingStore, LogBook, Service, ask, restored_logger
 
@@ -275,11 +275,12 @@ def test_the_log_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> N
     captured = capsys.readouterr()
     assert captured.out == ""
     assert json.loads(captured.err)["message"] == "this"
-    assert isinstance(get_formatter(), JsonFormatter)
+    record = logging.makeLogRecord({"msg": "other", "name": "gunicorn.error", "levelname": "INFO"})
+    assert json.loads(CurrentFormatter().format(record))["message"] == "other"
     configure_logging("text", "debug")
     logger.debug("that")
     assert LINE.fullmatch(capsys.readouterr().err.rstrip("\n"))
-    assert isinstance(get_formatter(), TextFormatter)
+    assert LINE.fullmatch(CurrentFormatter().format(record))
 
 
 def test_other_loggers_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,7 +299,8 @@ def test_a_log_that_somebody_set_up_is_seen() -> None:
         assert is_configured() == logging.getLogger().hasHandlers()
         logger.addHandler(logging.NullHandler())
         assert is_configured()
-    assert isinstance(get_formatter(), TextFormatter)
+        record = logging.makeLogRecord({"msg": "other", "name": "gunicorn.error", "levelname": "INFO"})
+        assert LINE.fullmatch(CurrentFormatter().format(record))
 
 
 def test_a_file_name_with_broken_bytes_can_be_logged(make_service: MakeService, log: LogBook) -> None:
