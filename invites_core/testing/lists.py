@@ -246,6 +246,23 @@ class ListTests:
         done = store.revoke_invites_from("command", by="admin", host=HOST, now=NOON, limit=10)
         assert done == Sweep(changed=1, next=None)
 
+    def test_use_that_is_given_back_after_the_sweep_leaves_it_revoked(self, store: InviteStore) -> None:
+        """A used invite of a source that was swept is revoked, not pending, once its use is given back."""
+        invite = make_invite(expires_at=LATER)
+        store.add_invites([invite])
+        store.redeem_invite(
+            invite.token, redemption_id="first", redeemer="alice", username="alice", host=None, now=NOON
+        )
+        store.revoke_invites_from("command", by="admin", host=HOST, now=NOON + SECOND, limit=10)
+        released = store.release_redemption(invite.token, redemption_id="first", host=None, now=NOON + 2 * SECOND)
+        assert released is not None
+        assert (released.state_at(NOON + 2 * SECOND), released.revoked_by, released.uses) == ("revoked", "admin", 0)
+        assert store.find_invite(invite.token) == released
+        again = store.redeem_invite(
+            invite.token, redemption_id="second", redeemer="bob", username="bob", host=None, now=NOON + 2 * SECOND
+        )
+        assert again.outcome == "refused"
+
     def test_threads_revoke_each_invite_once(self, store: InviteStore) -> None:
         """Threads that sweep the same source together take back what there was, and count it once."""
         store.add_invites([make_invite() for _ in range(40)])

@@ -100,6 +100,10 @@ def test_arguments_outweigh_the_environment_which_outweighs_the_file(
         pytest.param(["delete", "example.com", "--abc"], "No such option '--abc'.", id="id"),
         pytest.param(["list", "--jsno"], "No such option '--jsno'. Did you mean '--json'?", id="near"),
         pytest.param(["create", "example.com", "--expires_in", "1d"], "No such option '--expires_in'", id="underscore"),
+        *(
+            pytest.param(["create", "example.com", option], f"No such option '{option}'.", id=option)
+            for option in ("--header_only", "--Header-Only", "--HEADER_ONLY", "--headeR-only")
+        ),
         pytest.param(
             ["find", "a", "--databse", "x"], "No such option '--databse'. Did you mean '--database'?", id="near-shared"
         ),

@@ -334,3 +334,10 @@ def test_a_key_that_cannot_be_printed_is_an_error(database: Path) -> None:
     assert run.returncode == 1
     assert run.stderr.decode().splitlines()[-1] == "Error: the system: no space left on device"
     assert "Traceback" not in run.stderr.decode()
+
+
+def test_no_key_is_made_that_nobody_could_read(database: Path) -> None:
+    """With standard output closed the command makes nothing, and says so in one line."""
+    run = run_command("--database", url_of(database), "create", "example.com", shell='exec "$@" >&-')
+    assert (run.returncode, run.stderr.decode()) == (1, "Error: standard output is closed\n")
+    assert not database.exists()

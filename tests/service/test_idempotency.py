@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from invites_core.errors import IdempotencyConflict, InvalidRequest, InvitesError, OutcomeUnknown, QuotaSpent
+from invites_core.hosts import Hosts, HostSettings
 from invites_core.invites import Invite
 from invites_core.keys import ApiKey, KeyPolicy
 from tests.helpers import NOON, SECOND, run_at_once
 from tests.service.conftest import OpenWorld
-from tests.service.worlds import DAILY, HOST, Faulty, World
+from tests.service.worlds import DAILY, HOST, Faulty, World, make_world
 
 POLICY = KeyPolicy(quota=DAILY)
 WEEK = timedelta(days=7)
@@ -59,6 +60,16 @@ class TestRepeats:
         assert world.invites.purge(older_than=timedelta(0)) == 1
         assert world.invites.create(key, idempotency_key="a") == first
         assert world.invites.find(first.token) is None
+
+    @pytest.mark.parametrize("days", [1, 30])
+    def test_repeat_ends_when_the_first_was_said_to(self, world: World, key: ApiKey, days: int) -> None:
+        """A repeat is answered the expiry of the invite that there is, whatever the host's default has become."""
+        first = world.invites.create_many(key, 2, idempotency_key="a")
+        hosts = Hosts({HOST: HostSettings(invite_expiry=timedelta(days=days))})
+        later = make_world(world.key_store, world.invite_store, hasher=world.hasher, clock=world.clock, hosts=hosts)
+        repeated = later.invites.create_many(key, 2, idempotency_key="a")
+        assert [invite.expires_at for invite in repeated] == [NOON + WEEK] * 2
+        assert repeated == first
 
     def test_repeat_is_answered_when_the_quota_is_spent(self, world: World, key: ApiKey) -> None:
         """A repeat takes none of a quota that has none left."""

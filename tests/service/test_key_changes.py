@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -72,6 +73,9 @@ class TestUpdating:
             ({"policy": KeyPolicy(kinds=frozenset({"other"}))}, "kinds"),
             ({"policy": KeyPolicy(max_uses=2**31)}, "max_uses"),
             ({"policy": KeyPolicy(max_expiry=MAX_DURATION + SECOND)}, "max_expiry"),
+            ({"policy": KeyPolicy(quota=Quota(10**9 + 1, MINUTE))}, "quota"),
+            ({"policy": KeyPolicy(quota=Quota(2**70, MINUTE))}, "quota"),
+            ({"policy": KeyPolicy(quota=Quota(1, MAX_DURATION + SECOND))}, "quota"),
         ],
     )
     def test_bad_value_changes_nothing(self, world: World, change: dict[str, Any], field: str) -> None:
@@ -107,6 +111,51 @@ class TestUpdating:
             outcomes = run_at_once([partial(world.keys.update, HOST, key.id, **change) for change in changes])
             assert all(isinstance(outcome, ApiKey) for outcome in outcomes)
             assert world.keys.find(key.id) == replace(key, name="new", policy=FULL_POLICY, expires_at=NOON + MINUTE)
+
+    def test_quota_beyond_its_bounds_makes_no_key(self, world: World) -> None:
+        """A quota too large to be counted is InvalidRequest with its field, and the largest one is kept."""
+        for quota in (Quota(10**9 + 1, MINUTE), Quota(2**70, MINUTE), Quota(1, MAX_DURATION + SECOND)):
+            with pytest.raises(InvalidRequest) as caught:
+                world.keys.create(HOST, policy=KeyPolicy(quota=quota))
+            assert caught.value.field == "quota"
+        assert list(world.keys.list()) == []
+        largest = KeyPolicy(quota=Quota(10**9, MAX_DURATION))
+        key = world.make_key(largest)
+        assert world.keys.find(key.id) == key
+        world.invites.create(key)
+        left = world.keys.find_quota_left(key)
+        assert left is not None
+        assert left[0] == 10**9 - 1
+
+    def test_policy_is_made_from_the_one_that_is_there(self, world: World) -> None:
+        """A change of the policy that is made while another one is under way is kept by that other one."""
+        key = world.make_key()
+        read: list[KeyPolicy] = []
+
+        def bound(policy: KeyPolicy) -> KeyPolicy:
+            if not read:
+                world.keys.update(HOST, key.id, policy=lambda policy: replace(policy, header_only=True))
+            read.append(policy)
+            return replace(policy, quota=Quota(5, MINUTE))
+
+        updated = world.keys.update(HOST, key.id, policy=bound)
+        both = replace(DEFAULT_POLICY, header_only=True, quota=Quota(5, MINUTE))
+        assert read == [DEFAULT_POLICY, replace(DEFAULT_POLICY, header_only=True)]
+        assert updated == world.keys.find(key.id) == replace(key, policy=both)
+
+    def test_threads_lose_no_change_within_the_policy(self, world: World) -> None:
+        """Changes of different fields of a policy at the same time are all made."""
+        fields: list[dict[str, Any]] = [{"header_only": True}, {"allow_username": True}, {"max_uses": 7}]
+
+        def change(field: dict[str, Any]) -> ApiKey:
+            return world.keys.update(HOST, key.id, policy=lambda policy: replace(policy, **field))
+
+        for _ in range(5):
+            key = world.make_key()
+            outcomes = run_at_once([partial(change, field) for field in fields])
+            assert all(isinstance(outcome, ApiKey) for outcome in outcomes)
+            policy = replace(DEFAULT_POLICY, header_only=True, allow_username=True, max_uses=7)
+            assert world.keys.find(key.id) == replace(key, policy=policy)
 
     def test_policy_that_is_written_otherwise_can_be_updated(self, open_world: OpenWorld) -> None:
         """A row that lacks a field, as one of an older version may, is compared by what it means."""
@@ -232,6 +281,22 @@ class TestUsage:
         issued = world.keys.create(HOST)
         world.keys.verify(issued.combined)
         wait_until(lambda: world.keys.find(issued.key.id) == replace(issued.key, last_used_at=NOON))
+
+    def test_thread_that_cannot_be_had_refuses_no_key(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where no thread can be started keys are verified all the same, and uses are written once one can be."""
+
+        def fail(timer: threading.Timer) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(usage, "WRITE_AFTER_SECONDS", 0.01)
+        issued = world.keys.create(HOST)
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Timer, "start", fail)
+            for _ in range(2):
+                assert world.keys.verify(issued.combined) == issued.key
+        world.clock.advance(SECOND)
+        world.keys.verify(issued.combined)
+        wait_until(lambda: world.keys.find(issued.key.id) == replace(issued.key, last_used_at=NOON + SECOND))
 
     def test_store_that_cannot_take_it_loses_it(self, world: World) -> None:
         """A use that could not be written is no error, and the next use is noted again."""

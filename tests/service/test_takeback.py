@@ -197,6 +197,22 @@ class TestDeletingWithInvites:
         assert world.invites.list(HOST, state="pending").invites == (kept,)
         assert {invite.revoked_by for invite in world.invites.list(HOST, state="revoked").invites} == {"admin"}
 
+    def test_use_that_is_given_back_later_helps_nobody(self, world: World) -> None:
+        """An invite that was being redeemed when its key went with all its invites is revoked once its use is back."""
+        key = world.make_key()
+        invite = world.invites.create(key)
+
+        def fail_meanwhile() -> None:
+            with world.invites.redeeming(invite.token):
+                delete_key_with_invites(world.keys, world.invites, HOST, key.id, by="admin", sleep=no_sleep)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail_meanwhile()
+        assert world.invites.list(HOST, state="pending").invites == ()
+        with pytest.raises(InviteRevoked):
+            world.invites.redeem(invite.token)
+
     def test_second_run_sweeps_again(self, world: World) -> None:
         """A run that was cut short is repeated although the key is gone, and takes back what was left."""
         key = world.make_key()

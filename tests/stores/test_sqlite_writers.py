@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import stat
 import threading
@@ -16,9 +18,10 @@ import apsw
 import pytest
 
 from invites_core.errors import KeyExists, OutcomeUnknown, StorageBusy, StorageError
+from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_turns import FileTurn
-from invites_core.stores.sqlite_writers import LARGEST_BATCH, WriteQueue
-from tests.helpers import PATIENCE, run_at_once, wait_until
+from invites_core.stores.sqlite_writers import LARGEST_BATCH, WriteQueue, _Waiter
+from tests.helpers import PATIENCE, make_invite, run_at_once, wait_until
 from tests.privileges import without_power_over_files
 from tests.processes import Fork
 
@@ -255,6 +258,72 @@ class TestSharedCommits:
         assert bench.list_values() == []
         assert bench.queue.write(insert("later"), timeout=PATIENCE) == "LATER"
 
+    @pytest.mark.parametrize("moment", ["queued", "leading", "taken"])
+    def test_interrupted_waiter_does_not_stop_the_queue(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str
+    ) -> None:
+        """Whenever a keyboard interrupt ends one who waits, those before and behind it are written, and later ones."""
+        lost = insert("lost")
+        go_on = threading.Event()
+        wait = bench.queue._wait
+
+        def is_time(waiter: _Waiter) -> bool:
+            return go_on.is_set() and {"queued": True, "leading": waiter.leads, "taken": waiter.taken}[moment]
+
+        def interrupted(waiter: _Waiter, deadline: float) -> None:
+            if waiter.change is not lost:
+                wait(waiter, deadline)
+                return
+            wait_until(lambda: is_time(waiter))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(bench.queue, "_wait", interrupted)
+        bench.hold()
+        if moment == "taken":
+            bench.queue_up("before", insert("before"))
+        bench.queue_up("lost", lost)
+        bench.queue_up("behind", insert("behind"))
+        go_on.set()
+        if moment == "queued":
+            wait_until(lambda: "lost" in bench.outcomes)
+        outcomes = bench.finish()
+        assert isinstance(outcomes.pop("lost"), KeyboardInterrupt)
+        assert outcomes == {name: name.upper() for name in outcomes}
+        # What was in a batch already is kept; what was not is never done.
+        assert bench.list_values() == (["before", "lost", "behind"] if moment == "taken" else ["behind"])
+        assert bench.queue.write(insert("later"), timeout=PATIENCE) == "LATER"
+        assert not bench.queue._waiting
+        assert not bench.queue._led
+
+    @pytest.mark.parametrize("failure", ["rolled-back", "commit"])
+    def test_failure_that_cannot_be_explained_is_no_success(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch, failure: str
+    ) -> None:
+        """Where the leader fails at telling why the batch failed, all are answered, and nobody with a success."""
+
+        def translate(error: apsw.Error) -> StorageError:
+            raise PermissionError("nothing can be found out")
+
+        def fail(connection: apsw.Connection) -> None:
+            if failure == "rolled-back":
+                connection.execute("ROLLBACK")
+                raise apsw.CantOpenError("unable to open database file")
+
+        bench.hold()
+        bench.queue_up("leader", insert("leader"))
+        bench.queue_up("fail", fail)
+        bench.queue_up("behind", insert("behind"))
+        if failure == "commit":
+            bench.connection.failures[2] = apsw.IOError("disk I/O error")
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.queue, "_translate", translate)
+            outcomes = bench.finish()
+        assert set(outcomes) == {"leader", "fail", "behind"}
+        assert all(isinstance(outcome, Exception) for outcome in outcomes.values()), outcomes
+        assert isinstance(outcomes["behind"], OutcomeUnknown)
+        assert bench.list_values() == []
+        assert bench.queue.write(insert("later"), timeout=PATIENCE) == "LATER"
+
     def test_database_that_rolls_back_takes_all_with_it(self, bench: Bench) -> None:
         """Where SQLite itself ends the transaction, as on a full disk, nobody's change is there, and all are told."""
 
@@ -378,6 +447,20 @@ class TestTurns:
         turn.close()
         database_file.parent.chmod(0o700)
         assert not database_file.with_name("invites.db-lock").exists()
+
+    def test_file_system_without_locks_is_written(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where the file system has no such locks SQLite's own lock decides, and everything is written."""
+
+        def refuse(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        store = SqliteStore(path, timeout=PATIENCE)
+        invites = [make_invite() for _ in range(3)]
+        for invite in invites:
+            store.add_invites([invite])
+        assert [store.find_invite(invite.token) for invite in invites] == invites
+        store.close()
 
     def test_can_be_closed_twice(self, database_file: Path) -> None:
         """Closing what is closed does nothing, and frees the lock."""

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from werkzeug.test import Client
 
+from invites_core import InvalidRequest
+from invites_wsgi import bodies
 from tests.wsgi.callers import Caller, make_caller, refused
 from tests.wsgi.support import Service, make_environ
 
@@ -146,6 +148,50 @@ def test_what_is_no_such_object_is_refused(caller: Caller, body: bytes, field: s
     """A body is one JSON object in UTF-8 with each known field once; anything else is 400 with its field."""
     assert refused(caller.send_bytes("POST", "", body)) == (400, "invalid-request", field)
     assert caller.service.count() == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"note": "x"}'], ids=["nothing", "no-field", "a-field"])
+def test_a_body_that_ends_early_does_nothing(caller: Caller, body: bytes) -> None:
+    """A body that is shorter than was declared is 400, and never stands for the defaults of an empty one."""
+    token = caller.make(max_uses=2)["token"]
+    before = caller.get(token)
+    for path in ("", f"/invites/{token}/redeem", f"/invites/{token}/release"):
+        headers = {**caller.bearer, "Content-Type": "application/json", "Content-Length": "60"}
+        environ = make_environ("POST", f"/invites_api{path}", headers, body)
+        # As gunicorn has it: the stream ends by itself where the client hangs up.
+        environ["wsgi.input_terminated"] = True
+        _, status, _ = Client(caller.service.app).run_wsgi_app(environ, buffered=True)
+        assert status.startswith("400 "), path
+    assert caller.service.count() == 1
+    assert caller.get(token) == before
+
+
+class CountedName(str):
+    """A name that counts how often names are hashed and compared."""
+
+    __slots__ = ()
+    looks = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.looks += 1
+        return str.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        CountedName.looks += 1
+        return str.__hash__(self)
+
+
+def test_a_name_given_twice_among_thousands_is_found_in_one_pass(caller: Caller) -> None:
+    """The name that is given twice is the one that is told, and the work does not grow with the square of the names."""
+    names = [f"n{number}" for number in range(5_000)]
+    repeated = [*names, names[-1]]
+    body = "{" + ",".join(f'"{name}":0' for name in repeated) + "}"
+    assert refused(caller.send_bytes("POST", "", body.encode())) == (400, "invalid-request", names[-1])
+    CountedName.looks = 0
+    with pytest.raises(InvalidRequest) as caught:
+        bodies._make_object([(CountedName(name), 0) for name in repeated])
+    assert caught.value.field == names[-1]
+    assert CountedName.looks < 10 * len(repeated)
 
 
 @pytest.mark.parametrize(
