@@ -166,7 +166,7 @@ class Hosts:
         """
         host = normalize_host(name)
         if not self.serves(host):
-            raise InvalidHost
+            raise InvalidHost(f"please supply a valid host: {host} is not among those in the settings")
         return host
 
     def get(self, host: str) -> HostSettings:

@@ -193,7 +193,7 @@ class TestHosts:
         assert hosts.normalize_served("example.com.") == "example.com"
         assert hosts.get("example.com").site_name == "Example"
         assert not hosts.serves("example.org")
-        with pytest.raises(InvalidHost, match="please supply a valid host"):
+        with pytest.raises(InvalidHost, match="^please supply a valid host: example.org is not among those in the"):
             hosts.normalize_served("example.org")
 
     def test_host_is_listed_once(self) -> None:

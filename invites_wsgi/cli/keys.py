@@ -112,6 +112,9 @@ def update(
     --group and --role replace what it had; --group "" takes all away.
     """
     session: Session = ctx.obj
+    said = [name for name in ctx.params if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if set(said) <= {"host", "key_id"}:
+        raise click.UsageError("there is nothing to change; see update --help")
     settings = session.load_settings()
     with session.opened_stores(settings) as (key_store, _):
         keys = ApiKeys(key_store, hosts=settings.hosts)
@@ -138,9 +141,12 @@ def update(
 )
 @click.option("--no-grace", is_flag=True, help="Refuse the old secret at once.")
 @session_options
-@click.pass_obj
-def rotate(session: Session, host: str, key_id: str, grace: timedelta, no_grace: bool) -> None:
+@click.pass_context
+def rotate(ctx: click.Context, /, host: str, key_id: str, grace: timedelta, no_grace: bool) -> None:
     """Give the key ID of HOST another secret and print ID/SECRET. The secret is shown only here."""
+    session: Session = ctx.obj
+    if no_grace and ctx.get_parameter_source("grace") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--grace and --no-grace say the opposite")
     settings = session.load_settings()
     with session.opened_stores(settings) as (key_store, _):
         issued = ApiKeys(key_store, hosts=settings.hosts).rotate(

@@ -106,7 +106,9 @@ def test_a_host_that_is_not_served_is_refused(invoke: Invoke, database: Path, tm
     """With hosts in the settings a key can be made for these alone, in any spelling."""
     config = tmp_path / "settings.toml"
     config.write_text('[hosts."bücher.example"]\nlanding_page = ""\n', "utf-8")
-    invoke("--config", str(config), "create", "example.com").assert_failed(1, "please supply a valid host")
+    invoke("--config", str(config), "create", "example.com").assert_failed(
+        1, "please supply a valid host: example.com is not among those in the settings"
+    )
     assert not database.exists()
     run = invoke("--config", str(config), "create", "XN--BCHER-KVA.example")
     assert run.code == 0

@@ -80,7 +80,6 @@ def test_every_option_is_taken_by_create_and_update(invoke: Invoke, store: Sqlit
         pytest.param(["--no-allow-username"], {"allow_username": False}, id="no-username"),
         pytest.param(["--no-all-invites"], {"all_invites": False}, id="own-invites"),
         pytest.param(["--no-header-only"], {"header_only": False}, id="query-too"),
-        pytest.param([], {}, id="nothing"),
     ],
 )
 def test_only_what_is_said_is_changed(
@@ -110,15 +109,34 @@ def test_name_and_end_are_changed(invoke: Invoke, store: SqliteStore, issued: Is
     assert key.expires_at is None
 
 
-@pytest.mark.parametrize("command", ["update", "rotate", "delete"])
+@pytest.mark.parametrize("command", [("update", "--name", "x"), ("rotate",), ("delete",)], ids=lambda words: words[0])
 @pytest.mark.parametrize(
     ("host", "key_id"), [("example.com", "AAAAAAAA"), ("other.example", None)], ids=["unknown", "another-host"]
 )
 def test_a_key_that_is_not_there(
-    invoke: Invoke, store: SqliteStore, issued: IssuedKey, command: str, host: str, key_id: str | None
+    invoke: Invoke, store: SqliteStore, issued: IssuedKey, command: tuple[str, ...], host: str, key_id: str | None
 ) -> None:
     """A key that is unknown, or another host's, is not found, and nothing changes."""
-    invoke(command, host, key_id or issued.key.id).assert_failed(1, "key not found")
+    verb, *options = command
+    invoke(verb, host, key_id or issued.key.id, *options).assert_failed(1, "key not found")
+    assert store.find_key(issued.key.id) == issued.key
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(("update",), "there is nothing to change; see update --help", id="nothing-to-change"),
+        pytest.param(
+            ("rotate", "--grace", "1h", "--no-grace"), "--grace and --no-grace say the opposite", id="opposites"
+        ),
+    ],
+)
+def test_an_order_that_says_nothing_or_two_things_is_refused(
+    invoke: Invoke, store: SqliteStore, issued: IssuedKey, words: tuple[str, ...], message: str
+) -> None:
+    """What cannot be meant is a usage error, and nothing changes."""
+    verb, *options = words
+    invoke(verb, "example.com", issued.key.id, *options).assert_failed(2, message)
     assert store.find_key(issued.key.id) == issued.key
 
 
