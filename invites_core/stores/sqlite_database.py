@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import secrets
 import stat
 import threading
 import time
@@ -21,6 +20,7 @@ import apsw
 
 from invites_core.errors import CorruptRecord, StorageBusy, StorageError
 from invites_core.process import PerProcess
+from invites_core.stores.sqlite_file import explain_os_error, make_file
 from invites_core.stores.sqlite_turns import FileTurn
 from invites_core.stores.sqlite_writers import WriteQueue
 
@@ -85,7 +85,7 @@ class SqliteDatabase:
             prepare_fork=self._close_all,
         )
         if create and not self._exists():
-            self._create()
+            make_file(self.path, self._build)
         # Opened once here, so that what is wrong shows at the start, and closed again: nothing is open at a fork.
         self._open().close()
 
@@ -178,45 +178,22 @@ class SqliteDatabase:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StorageError(f"cannot open the database {self.path}: {_reason(error)}") from error
+            raise StorageError(f"cannot open the database {self.path}: {explain_os_error(error)}") from error
         return True
 
-    def _create(self) -> None:
-        """Make the whole database under another name, and give it its own name in one step.
-
-        So nobody ever sees half a database, or one that others can read, whatever the umask is.
-        """
-        folder = self.path.parent
-        temporary = folder / f".{self.path.name}.{secrets.token_hex(8)}"
-        try:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def _build(self, path: Path) -> None:
+        """Make an empty database of this version in an empty file."""
+        with self._translated():
+            connection = self._connect(path)
             try:
-                os.fchmod(descriptor, 0o600)
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(
+                    f"BEGIN IMMEDIATE; {self._schema}; PRAGMA application_id = {APPLICATION_ID};"
+                    f"PRAGMA user_version = {self._version}; COMMIT"
+                ).fetchall()
             finally:
-                os.close(descriptor)
-            try:
-                with self._translated():
-                    connection = self._connect(temporary)
-                    try:
-                        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                        connection.execute("PRAGMA synchronous = FULL")
-                        connection.execute(
-                            f"BEGIN IMMEDIATE; {self._schema}; PRAGMA application_id = {APPLICATION_ID};"
-                            f"PRAGMA user_version = {self._version}; COMMIT"
-                        ).fetchall()
-                    finally:
-                        connection.close()
-                # Somebody else may have made it meanwhile; then theirs is the database.
-                with contextlib.suppress(FileExistsError):
-                    os.link(temporary, self.path)
-            finally:
-                for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
-                    leftover.unlink(missing_ok=True)
-            _sync_folder(folder)
-        except FileNotFoundError as error:
-            raise StorageError(f"cannot make the database {self.path}: there is no folder {folder}") from error
-        except OSError as error:
-            raise StorageError(f"cannot make the database {self.path}: {_reason(error)}") from error
+                connection.close()
 
     def _connection(self) -> apsw.Connection:
         """Return this thread's connection, opening it at first use."""
@@ -399,16 +376,3 @@ class SqliteDatabase:
                 return StorageError(f"cannot open the database {self.path}: {self._why_not_open()}")
             case _:
                 return StorageError(f"the database {self.path} failed ({type(error).__name__})")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
