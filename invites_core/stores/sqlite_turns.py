@@ -9,16 +9,53 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from invites_core.errors import StorageBusy
 
 __all__ = ["FileTurn"]
 
-POLL_SECONDS: Final = 0.0005
+
+class _Wait:
+    """One wait for the lock, in a thread that stands in the kernel's queue.
+
+    The kernel serves those who block in the order in which they came, and at once; who asks again and again is served
+    by chance. It knows no time limit, so a thread blocks, and whoever waits too long leaves it behind: what it gets
+    after that it lets go of.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        # Of its own: the other may be closed, and its number be another file's, before this wait is over.
+        self._descriptor = os.dup(descriptor)
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._is_ours = False
+        self._is_left = False
+        threading.Thread(target=self._run, name="invites-turn", daemon=True).start()
+
+    def ends_before(self, deadline: float) -> bool:
+        """Wait until the lock is held, and tell whether it came to that before a time in ``time.monotonic``."""
+        self._ended.wait(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._is_left = not self._is_ours
+            return self._is_ours
+
+    def _run(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            with self._lock:
+                self._is_ours = not self._is_left
+                if self._is_left:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        except OSError:
+            # No lock, which only orders the writers: whoever waits is told that it took too long.
+            pass
+        finally:
+            os.close(self._descriptor)
+            self._ended.set()
 
 
 class FileTurn:
@@ -41,20 +78,16 @@ class FileTurn:
         if descriptor is None:
             yield
             return
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise StorageBusy(f"the database {self._database} is busy") from error
-                time.sleep(POLL_SECONDS)
-            except OSError:
-                # A file system without such locks: SQLite's own lock decides alone.
-                self.close()
-                yield
-                return
-            else:
-                break
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not _Wait(descriptor).ends_before(deadline):
+                raise StorageBusy(f"the database {self._database} is busy") from None
+        except OSError:
+            # A file system without such locks: SQLite's own lock decides alone.
+            self.close()
+            yield
+            return
         try:
             yield
         finally:
