@@ -84,7 +84,8 @@ class SqliteDatabase:
             lambda: _Process(FileTurn(self.path), WriteQueue(turn=self._turn, translate=self._translate)),
             prepare_fork=self._close_all,
         )
-        if create and not self._exists():
+        self.is_new = create and not self._exists()
+        if self.is_new:
             make_file(self.path, self._build)
         # Opened once here, so that what is wrong shows at the start, and closed again: nothing is open at a fork.
         self._open().close()
@@ -139,6 +140,20 @@ class SqliteDatabase:
         except apsw.Error:
             self._discard_connection()
 
+    @contextlib.contextmanager
+    def open_apart(self) -> Iterator[apsw.Connection]:
+        """Open a connection for one long reading, beside the one of this thread, and close it in the end.
+
+        Raises:
+            StorageError: It cannot be opened, or what is done with it fails.
+        """
+        with self._translated():
+            connection = self._open()
+            try:
+                yield connection
+            finally:
+                connection.close(True)
+
     def ping(self) -> None:
         """Read something from the file.
 
@@ -192,6 +207,10 @@ class SqliteDatabase:
                     f"BEGIN IMMEDIATE; {self._schema}; PRAGMA application_id = {APPLICATION_ID};"
                     f"PRAGMA user_version = {self._version}; COMMIT"
                 ).fetchall()
+                # Closing does this too, and tells nobody if it fails: all would still be in the log, which goes.
+                [(is_busy, _, _)] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if is_busy:
+                    raise apsw.BusyError
             finally:
                 connection.close()
 

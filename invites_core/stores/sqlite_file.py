@@ -10,7 +10,7 @@ from pathlib import Path
 
 from invites_core.errors import StorageError
 
-__all__ = ["explain_os_error", "make_file"]
+__all__ = ["explain_os_error", "make_file", "sync_folder"]
 
 
 def make_file(path: Path, build: Callable[[Path], None]) -> None:
@@ -39,9 +39,9 @@ def make_file(path: Path, build: Callable[[Path], None]) -> None:
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
         finally:
-            for leftover in (temporary, Path(f"{temporary}-wal"), Path(f"{temporary}-shm")):
-                leftover.unlink(missing_ok=True)
-        _sync_folder(folder)
+            for ending in ("", "-wal", "-shm", "-journal"):
+                Path(f"{temporary}{ending}").unlink(missing_ok=True)
+        sync_folder(folder)
     except FileNotFoundError as error:
         raise StorageError(f"cannot make the database {path}: there is no folder {folder}") from error
     except OSError as error:
@@ -53,7 +53,7 @@ def explain_os_error(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

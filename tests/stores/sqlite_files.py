@@ -1,4 +1,4 @@
-"""Databases for the tests of the SQLite store: made, looked at, changed behind their back, on disks that fail.
+"""Databases for the tests of the SQLite store: made, looked at, changed behind their back.
 
 No test opens a file of the store by other means than SQLite's own while this process has it open: closing such a file
 would drop the locks that the store holds on it.
@@ -85,34 +85,3 @@ def change_database(path: Path, statement: str, *, cut_to: int | None = None) ->
     run_sql(path, statement)
     if cut_to is not None:
         os.truncate(path, cut_to)
-
-
-class FaultyDisk(apsw.VFS):
-    """What every connection that is opened from now on in this process writes to."""
-
-    is_full = False
-    syncs_fail = False
-
-    def __init__(self) -> None:
-        super().__init__("faulty", "unix", makedefault=True)
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 (apsw's name)
-        return FaultyFile(self, name, flags)
-
-
-class FaultyFile(apsw.VFSFile):
-    """A file on a faulty disk."""
-
-    def __init__(self, disk: FaultyDisk, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
-        super().__init__("unix", name, flags)
-        self._disk = disk
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 (apsw's name)
-        if self._disk.is_full:
-            raise apsw.FullError
-        super().xWrite(data, offset)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802 (apsw's name)
-        if self._disk.syncs_fail:
-            raise apsw.IOError
-        super().xSync(flags)

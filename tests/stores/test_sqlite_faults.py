@@ -18,9 +18,9 @@ from invites_core.stores.sqlite_database import SqliteDatabase
 from tests.helpers import PATIENCE, make_invite, make_key
 from tests.privileges import without_power_over_files
 from tests.processes import Fork, StartPython
+from tests.proofs.faulty_vfs import FaultyDisk
 from tests.stores.sqlite_files import (
     FILES,
-    FaultyDisk,
     change_database,
     list_names,
     list_soundly,
@@ -268,12 +268,13 @@ class TestFaults:
 
         def use() -> tuple[str, bool, list[str]]:
             disk = FaultyDisk()
+            disk.install()
             store = SqliteStore(path)
-            disk.is_full = True
+            disk.arm("xWrite", apsw.SQLITE_FULL)
             with pytest.raises(StorageError) as caught:
                 store.add_key(make_key(id="refused"))
             assert len(store.list_keys()) == len(made)
-            disk.is_full = False
+            disk.mend()
             store.add_key(make_key(id="later"))
             store.close()
             return str(caught.value), "\n" in str(caught.value), sorted(key.id for key in list_soundly(path))
@@ -288,7 +289,8 @@ class TestFaults:
 
         def make() -> str:
             disk = FaultyDisk()
-            disk.is_full = True
+            disk.install()
+            disk.arm("xWrite", apsw.SQLITE_FULL)
             with pytest.raises(StorageError) as caught:
                 SqliteStore(path)
             return str(caught.value)
@@ -302,12 +304,13 @@ class TestFaults:
 
         def use() -> tuple[str, str]:
             disk = FaultyDisk()
+            disk.install()
             store = SqliteStore(path)
             key = make_key(id="repeated")
-            disk.syncs_fail = True
+            disk.arm("xSync", apsw.SQLITE_IOERR_FSYNC)
             with pytest.raises(OutcomeUnknown) as caught:
                 store.add_key(key)
-            disk.syncs_fail = False
+            disk.mend()
             try:
                 store.add_key(key)
             except KeyExists:

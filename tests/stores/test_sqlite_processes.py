@@ -13,9 +13,10 @@ from typing import Any, Final
 import apsw
 import pytest
 
-from invites_core.errors import KeyExists, StorageError
+from invites_core.errors import KeyExists, StorageBusy, StorageError
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_database import SqliteDatabase
+from invites_core.stores.sqlite_turns import FileTurn
 from tests.helpers import NOON, PATIENCE, make_key, run_at_once
 from tests.processes import Fork, NewSignal, StartPython
 from tests.stores.sqlite_files import FILES, FILES_WHILE_OPEN, add_mark, list_names, list_soundly, open_database
@@ -351,3 +352,19 @@ class TestForkGuard:
         thread.join(PATIENCE)
         assert database.read("SELECT id FROM deleted_keys") == [("parent",)]
         database.close()
+
+
+def test_turn_that_was_given_up_is_passed_on(tmp_path: Path) -> None:
+    """Whoever waits for its turn for too long is told so, and the turn that comes to it later goes to the next."""
+    path = tmp_path / "invites.db"
+    path.touch()
+    first, second, third = FileTurn(path), FileTurn(path), FileTurn(path)
+    with first.take(time.monotonic() + PATIENCE):
+        for _ in range(3):
+            with pytest.raises(StorageBusy), second.take(time.monotonic() + 0.05):
+                pytest.fail("two have the turn at the same time")
+    for turn in (third, second, third, first):
+        with turn.take(time.monotonic() + PATIENCE):
+            pass
+    for turn in (first, second, third):
+        turn.close()
