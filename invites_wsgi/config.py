@@ -231,11 +231,12 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 def _database(value: object) -> str:
     url = _text(value)
-    if url != "memory:" and parse_sqlite_path(url) is None:
+    if url != "memory:" and not url.startswith("postgresql://") and parse_sqlite_path(url) is None:
         # Only the scheme is shown: the rest may hold a password.
         scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:", url)
         raise ValueError(
-            f"there is no store {scheme[0] if scheme else 'without a scheme'!r}; known are sqlite: and memory:"
+            f"there is no store {scheme[0] if scheme else 'without a scheme'!r};"
+            " known are sqlite:///, postgresql:// and memory:"
         )
     return url
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +24,18 @@ from invites_core.hashing import SecretHasher  # noqa: E402 (the rewriting comes
 from invites_core.service import ApiKeys, Invites  # noqa: E402
 from invites_core.stores.memory import MemoryStore  # noqa: E402
 from invites_core.testing import FakeClock  # noqa: E402
+from tests.postgresql import (  # noqa: E402
+    INSTALL,
+    PostgresqlServer,
+    find_programs,
+    new_database,
+)
 from tests.processes import Fork, ForkedChild, NewSignal, PythonProcess, Signal, StartPython  # noqa: E402
 
 pytest_plugins = ["invites_core.testing.fixtures"]
+
+StartPostgresql = Callable[..., PostgresqlServer]
+"""The fixture ``start_postgresql``: takes the arguments of ``PostgresqlServer``, and returns one that runs."""
 
 # A machine that is busy is no failure of the code.
 settings.register_profile("invites", deadline=None)
@@ -101,3 +112,58 @@ def start_python() -> Iterator[StartPython]:
     yield start
     for process in started:
         process.end()
+
+
+@pytest.fixture(scope="session")
+def postgresql_programs() -> Path:
+    """The folder of PostgreSQL's programs: told by INVITES_TEST_POSTGRESQL, or found; skips where there are none."""
+    told = os.environ.get("INVITES_TEST_POSTGRESQL", "")
+    is_path = bool(told) and "://" not in told
+    found = find_programs(Path(told) if is_path else None)
+    if found is None and is_path:
+        pytest.fail(f"INVITES_TEST_POSTGRESQL is {told!r}, and there are no initdb and postgres")
+    if found is None:
+        pytest.skip(INSTALL)
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server on which databases can be made: that of INVITES_TEST_POSTGRESQL, or one of the run's own.
+
+    Tests that stop a server, or change its settings, start theirs with ``start_postgresql``.
+    """
+    told = os.environ.get("INVITES_TEST_POSTGRESQL", "")
+    if "://" in told:
+        yield told
+        return
+    with PostgresqlServer(programs=request.getfixturevalue("postgresql_programs")) as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """The address of an empty database; at the end no connection of the product may be open, and it is dropped."""
+    with new_database(postgresql_server) as url:
+        yield url
+
+
+@pytest.fixture
+def start_postgresql(postgresql_programs: Path) -> Iterator[StartPostgresql]:
+    """Starts servers that a test can stop, kill and start again; none outlives the test."""
+    with contextlib.ExitStack() as started:
+        yield lambda **options: started.enter_context(PostgresqlServer(programs=postgresql_programs, **options))
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Gives the URL of an empty store of a kind: one of `STORE_KINDS`."""
+    with contextlib.ExitStack() as databases:
+
+        def find(kind: str) -> str:
+            if kind == "postgresql":
+                # Not the fixture of one database: that would be gone before what was opened on it is closed.
+                return databases.enter_context(new_database(request.getfixturevalue("postgresql_server")))
+            return f"sqlite:///{tmp_path}/invites.db" if kind == "sqlite" else "memory:"
+
+        yield find

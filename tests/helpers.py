@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import argon2
+import pytest
 from hypothesis import strategies as st
 
 from invites_core.hashing import SecretHasher
@@ -23,6 +24,7 @@ __all__ = [
     "NOON",
     "PATIENCE",
     "SECOND",
+    "STORE_KINDS",
     "CountedArgon2",
     "FakeClock",
     "count_argon2",
@@ -43,6 +45,9 @@ __all__ = [
 
 PATIENCE: Final = 30.0
 """Seconds after which a test gives up waiting for what ought to happen at once."""
+
+STORE_KINDS: Final = ("memory", "sqlite", pytest.param("postgresql", marks=pytest.mark.real_server))
+"""The stores that hold keys and invites, as parameters; `store_url` opens each."""
 
 
 class CountedArgon2:

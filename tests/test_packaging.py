@@ -155,8 +155,25 @@ def test_a_store_whose_driver_is_missing_says_so(bare_python: Path) -> None:
             open_store("sqlite:///missing.db", create=False)
         except ImportError as error:
             print(error.name)
+        try:
+            open_store("postgresql://127.0.0.1:1/db", create=False)
+        except ValueError as error:
+            print(error)
     """
-    assert run_bare(bare_python, code) == "apsw\n"
+    needs = "database: postgresql: needs the extra: pip install 'invites-api[postgresql]'"
+    assert run_bare(bare_python, code) == f"apsw\n{needs}\n"
+
+
+def test_a_store_imports_no_driver_but_its_own(tmp_path: Path) -> None:
+    """Whoever keeps the data in memory or in SQLite does not load PostgreSQL's driver, although it is installed."""
+    code = """
+        import sys
+        from invites_core import open_store
+        open_store("memory:").close()
+        open_store(f"sqlite:///{sys.argv[1]}").close()
+        print(sorted({name.partition(".")[0] for name in sys.modules} & {"apsw", "psycopg", "psycopg_pool"}))
+    """
+    assert run_bare(Path(sys.executable), code, str(tmp_path / "invites.db")) == "['apsw']\n"
 
 
 def test_importing_the_library_reads_nothing(bare_python: Path) -> None:
@@ -317,9 +334,10 @@ def test_the_library_neither_prints_nor_exits_nor_reads_the_environment(module: 
 # What setup.cfg says
 
 
-def test_every_extra_of_the_server_is_in_the_tests_too() -> None:
-    """The tests need what the server needs, in the same versions."""
+@pytest.mark.parametrize("extra", ["server", "postgresql"])
+def test_every_extra_of_the_product_is_in_the_tests_too(extra: str) -> None:
+    """The tests need what the server and the stores need, in the same versions."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     extras = {name: set(value.split("\n")) for name, value in setup["options.extras_require"].items()}
-    assert extras["server"] <= extras["test"]
+    assert extras[extra] <= extras["test"]

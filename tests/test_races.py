@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from invites_core.stores import sqlite, sqlite_invites
+from invites_core import open_store
+from invites_core.stores import postgresql_invites, sqlite, sqlite_invites
 from invites_core.stores.sqlite_schema import SCHEMA
+from invites_wsgi import create_app
 from tests.proofs import redeem_race
 from tests.proofs.redeem_race import Outcome, run_race
 
@@ -19,6 +22,31 @@ def drop_guard() -> None:
     assert sqlite_invites._REDEEM.count(GUARD) == 1
     unguarded = sqlite_invites._REDEEM.replace(GUARD, "")
     sqlite_invites._REDEEM = unguarded  # type: ignore[misc]  # what must never be done
+
+
+def drop_postgresql_guard() -> None:
+    """Take the guard out of the statement for PostgreSQL, in a child of the race."""
+    assert postgresql_invites._REDEEM.count(GUARD) == 1
+    unguarded = postgresql_invites._REDEEM.replace(GUARD, "")
+    postgresql_invites._REDEEM = unguarded  # type: ignore[misc]  # what must never be done
+
+
+def make_unguarded_app() -> object:
+    """Serve a PostgreSQL store without its guard; for gunicorn, in a worker."""
+    drop_postgresql_guard()
+    return create_app()
+
+
+def drop_postgresql_constraint(url: str) -> None:
+    """Make the tables, and take the constraint out that asks for a use that is left."""
+    open_store(url).close()
+    find = (
+        b"SELECT conname FROM pg_constraint WHERE conrelid = 'invites'::regclass AND contype = 'c'"
+        b" AND pg_get_constraintdef(oid) LIKE '%(uses <= max_uses)%'"
+    )
+    with psycopg.connect(url, autocommit=True, application_name="tests") as connection:
+        [(name,)] = connection.execute(find).fetchall()
+        connection.execute(f"ALTER TABLE invites DROP CONSTRAINT {name}".encode())
 
 
 def test_every_invite_has_one_winner(tmp_path: Path) -> None:
@@ -46,6 +74,42 @@ def test_race_shows_a_store_without_its_guard(tmp_path: Path, monkeypatch: pytes
 def test_table_has_a_guard_of_its_own(tmp_path: Path) -> None:
     """Without the guard in the statement the table's constraint lets nobody win twice, and the race shows it."""
     outcome = run_race(f"sqlite:///{tmp_path}/race.db", invites=5, redeemers=4, processes=2, prepare=drop_guard)
+    assert not outcome.holds
+    assert (outcome.successes, outcome.doubled, outcome.refused) == (5, 0, 0)
+    assert sum(outcome.unexpected.values()) == 15
+
+
+@pytest.mark.real_server
+def test_every_invite_in_postgresql_has_one_winner(postgresql_url: str) -> None:
+    """Of 8 redeemers in 4 processes exactly one gets each of 100 invites of a PostgreSQL database."""
+    outcome = run_race(postgresql_url, invites=100, redeemers=8, processes=4)
+    assert outcome.holds, outcome
+    assert (outcome.successes, outcome.refused) == (100, 700)
+
+
+@pytest.mark.real_server
+def test_race_shows_a_postgresql_store_without_its_guard(postgresql_url: str) -> None:
+    """Where neither the statement nor the table asks for a use that is left, several win, and the race says so."""
+    drop_postgresql_constraint(postgresql_url)
+    outcome = run_race(postgresql_url, invites=5, redeemers=4, processes=2, prepare=drop_postgresql_guard)
+    assert not outcome.holds
+    assert (outcome.successes, outcome.doubled, outcome.refused) == (20, 5, 0)
+
+
+@pytest.mark.real_server
+def test_race_over_nodes_shows_a_store_without_its_guard(postgresql_url: str) -> None:
+    """The race over HTTP shows the same of nodes that serve such a store."""
+    drop_postgresql_constraint(postgresql_url)
+    app = "tests.test_races:make_unguarded_app()"
+    outcome = run_race(postgresql_url, invites=5, redeemers=4, processes=2, nodes=2, app=app)
+    assert not outcome.holds
+    assert (outcome.successes, outcome.doubled, outcome.refused) == (20, 5, 0)
+
+
+@pytest.mark.real_server
+def test_postgresql_table_has_a_guard_of_its_own(postgresql_url: str) -> None:
+    """Without the guard in the statement the table's constraint lets nobody win twice, and the race shows it."""
+    outcome = run_race(postgresql_url, invites=5, redeemers=4, processes=2, prepare=drop_postgresql_guard)
     assert not outcome.holds
     assert (outcome.successes, outcome.doubled, outcome.refused) == (5, 0, 0)
     assert sum(outcome.unexpected.values()) == 15

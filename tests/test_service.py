@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +31,7 @@ from invites_core.service import ApiKeys, Invites
 from invites_core.store import Grant, GrantTaken, Store
 from invites_core.stores import open_store
 from invites_core.stores.memory import MemoryStore
-from tests.helpers import FULL_POLICY, NOON, FakeClock, count_argon2, make_invite, make_key, texts
+from tests.helpers import FULL_POLICY, NOON, STORE_KINDS, FakeClock, count_argon2, make_invite, make_key, texts
 
 SECOND = timedelta(seconds=1)
 
@@ -65,10 +64,10 @@ class CountingStore(MemoryStore):
         return super().find_key(key_id)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=STORE_KINDS)
+def store(request: pytest.FixtureRequest, store_url: Callable[[str], str]) -> Iterator[Store]:
     """An empty store of each kind."""
-    opened = open_store("memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/invites.db")
+    opened = open_store(store_url(request.param))
     yield opened
     opened.close()
 

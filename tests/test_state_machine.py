@@ -1,6 +1,6 @@
 """Keys and invites on their way through random lives: every store does the same, and what a simple model says.
 
-INVITES_TEST_EXAMPLES sets how many lives are tried; the default is 100.
+INVITES_TEST_EXAMPLES sets how many lives are tried; the default is 100, and 20 on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
+import pytest
 from hypothesis import settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from invites_core.errors import InvitesError
 from invites_core.invites import Invite
@@ -117,12 +119,20 @@ class ModelInvite:
 class Lives(RuleBasedStateMachine):
     """Keys and invites on every store at once, beside the model."""
 
+    postgresql_url: str | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.clock = FakeClock()
         self.folder = tempfile.TemporaryDirectory()
-        urls = ("memory:", f"sqlite:///{Path(self.folder.name) / 'invites.db'}")
+        urls = ["memory:", f"sqlite:///{Path(self.folder.name) / 'invites.db'}"]
+        if self.postgresql_url is not None:
+            urls.append(self.postgresql_url)
         self.sides = [Side(open_store(url), self.clock) for url in urls]
+        if self.postgresql_url is not None:
+            # One database for all lives: another for each would take longer than they do.
+            with psycopg.connect(self.postgresql_url, application_name="tests") as connection:
+                connection.execute("TRUNCATE keys, deleted_keys, quotas, creations, invites, redemptions")
         self.keys: list[ModelKey] = []
         self.invites: list[ModelInvite] = []
 
@@ -442,3 +452,19 @@ TestLives = Lives.TestCase
 TestLives.settings = settings(
     max_examples=int(os.environ.get("INVITES_TEST_EXAMPLES", "100")), stateful_step_count=40, deadline=None
 )
+
+
+@pytest.mark.real_server
+def test_lives_on_postgresql(postgresql_url: str) -> None:
+    """The same holds on PostgreSQL."""
+
+    class LivesOnPostgresql(Lives):
+        """The same with a third side."""
+
+    LivesOnPostgresql.postgresql_url = postgresql_url
+    run_state_machine_as_test(
+        LivesOnPostgresql,
+        settings=settings(
+            max_examples=int(os.environ.get("INVITES_TEST_EXAMPLES", "20")), stateful_step_count=40, deadline=None
+        ),
+    )

@@ -27,12 +27,15 @@ def parse_sqlite_path(url: str) -> Path | None:
     return Path(path)
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
+def open_store(url: str, *, create: bool = True, migrate: bool = True) -> Store:
     """Open a store.
 
     Args:
-        url: ``memory:``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
-        create: Whether to make a database that is not there, private to its owner.
+        url: ``memory:``, ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or
+            ``postgresql://user@host:port/database``.
+        create: Whether to make a SQLite file that is not there, private to its owner, or the tables in a PostgreSQL
+            database that has none.
+        migrate: Whether to bring the tables of an older version up to date.
 
     Raises:
         InvalidRequest: There is no such kind of store.
@@ -47,6 +50,16 @@ def open_store(url: str, *, create: bool = True) -> Store:
         from invites_core.stores.sqlite import SqliteStore
 
         return SqliteStore(path, create=create)
+    if url.startswith("postgresql://"):
+        try:
+            from invites_core.stores.postgresql import PostgresqlStore
+        except ModuleNotFoundError as error:
+            if error.name not in ("psycopg", "psycopg_pool"):
+                raise
+            needs = "postgresql: needs the extra: pip install 'invites-api[postgresql]'"
+            raise InvalidRequest("database", needs) from error
+
+        return PostgresqlStore(url, create=create, migrate=migrate)
     # Only the scheme is shown: the rest of a URL may hold a password.
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:", url)
     raise InvalidRequest("database", f"there is no store {scheme[0] if scheme else 'without a scheme'!r}")

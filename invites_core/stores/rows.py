@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from invites_core.invites import Invite, Redemption
 from invites_core.keys import ApiKey, PreviousSecret
+from invites_core.store import Grant, GrantTaken
 from invites_core.stores.records import (
     from_seconds,
     from_seconds_or_none,
@@ -19,9 +20,12 @@ from invites_core.stores.records import (
 )
 
 __all__ = [
+    "CREATION_COLUMNS",
     "INVITE_COLUMNS",
     "KEY_COLUMNS",
     "REDEMPTION_COLUMNS",
+    "find_redeem_outcome",
+    "grant_from_row",
     "invite_from_row",
     "invite_to_row",
     "key_from_row",
@@ -40,6 +44,7 @@ INVITE_COLUMNS: Final = (
     " closed_at, revoked_by"
 )
 REDEMPTION_COLUMNS: Final = "token, redemption_id, redeemer, redeemed_at, released_at"
+CREATION_COLUMNS: Final = "fingerprint, tokens, created_at, done_at"
 
 
 def key_to_row(key: ApiKey) -> tuple[Any, ...]:
@@ -139,3 +144,22 @@ def redemption_from_row(row: Row) -> Redemption:
         redeemed_at=from_seconds_or_none(row[3]),
         released_at=from_seconds_or_none(row[4]),
     )
+
+
+def grant_from_row(row: Row, grant: Grant) -> GrantTaken:
+    """Return what becomes of a grant whose digest has a row already, with these values of `CREATION_COLUMNS`."""
+    fingerprint, tokens, created_at, done_at = row
+    return GrantTaken(
+        outcome="repeated" if fingerprint == grant.fingerprint else "conflict",
+        tokens=list_from_json(tokens),
+        created_at=from_seconds(created_at),
+        done=done_at is not None,
+    )
+
+
+def find_redeem_outcome(redeemer: str | None, row: Row) -> Literal["repeated", "conflict", "released"]:
+    """Tell what becomes of a redemption whose identity has a row already, with this redeemer and release time."""
+    known_redeemer, released_at = row
+    if released_at is not None:
+        return "released"
+    return "repeated" if known_redeemer == redeemer else "conflict"

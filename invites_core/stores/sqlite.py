@@ -9,15 +9,18 @@ import apsw
 
 from invites_core.invites import Invite
 from invites_core.store import COUNTED_USES, HISTORY, LARGE_LISTS, Grant, GrantTaken
+from invites_core.stores.schema import SchemaVersion
+from invites_core.stores.sqlite_backup import back_up
 from invites_core.stores.sqlite_database import SqliteDatabase
 from invites_core.stores.sqlite_invites import SqliteInvites, add_invites
 from invites_core.stores.sqlite_keys import SqliteKeys, finish_grant, take_grant
 from invites_core.stores.sqlite_schema import SCHEMA, SCHEMA_VERSION
+from invites_core.stores.sqlite_transfer import SqliteTransfer
 
 __all__ = ["SqliteStore"]
 
 
-class SqliteStore(SqliteKeys, SqliteInvites):
+class SqliteStore(SqliteKeys, SqliteInvites, SqliteTransfer):
     """Keys and invites in one file, for one machine and any number of its processes and threads."""
 
     features = frozenset({COUNTED_USES, HISTORY, LARGE_LISTS})
@@ -40,6 +43,11 @@ class SqliteStore(SqliteKeys, SqliteInvites):
         """The path of the file."""
         return str(self._database.path)
 
+    @property
+    def schema(self) -> SchemaVersion:
+        """The version of the tables."""
+        return SchemaVersion(present=SCHEMA_VERSION, newest=SCHEMA_VERSION, is_new=self._database.is_new)
+
     def ping(self) -> None:
         """Read something from the file.
 
@@ -51,6 +59,14 @@ class SqliteStore(SqliteKeys, SqliteInvites):
     def find_problems(self) -> Sequence[str]:
         """Run SQLite's quick check, which reads the whole file."""
         return self._database.find_problems()
+
+    def back_up(self, file: Path) -> None:
+        """Write all of the database into a new file by `VACUUM INTO`, while others write.
+
+        Raises:
+            StorageError: It cannot be made; nothing is left behind.
+        """
+        back_up(self._database, file)
 
     def close(self) -> None:
         """Close the connections of this process."""

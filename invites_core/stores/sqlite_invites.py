@@ -17,13 +17,14 @@ from invites_core.stores.records import to_seconds
 from invites_core.stores.rows import (
     INVITE_COLUMNS,
     REDEMPTION_COLUMNS,
+    find_redeem_outcome,
     invite_from_row,
     invite_to_row,
     redemption_from_row,
 )
 from invites_core.stores.sqlite_database import SqliteDatabase
 
-__all__ = ["SqliteInvites", "add_invites"]
+__all__ = ["ADD_INVITE", "SqliteInvites", "add_invites"]
 
 SCANNED_ROWS: Final = 10_000
 """How many open invites one page looks at for those that are pending, or that have expired."""
@@ -35,7 +36,7 @@ _FIND: Final = f"SELECT {INVITE_COLUMNS} FROM invites WHERE token = ?"
 _FIND_OF_HOST: Final = f"SELECT {INVITE_COLUMNS} FROM invites WHERE token = :token AND (:host IS NULL OR host = :host)"
 # The position grows by time and never comes back within a second that is over, so that a list's cursor stays right
 # when the newest rows are purged.
-_ADD: Final = (
+ADD_INVITE: Final = (
     f"INSERT INTO invites (position, {INVITE_COLUMNS})"
     " VALUES (max((SELECT coalesce(max(position), 0) FROM invites) + 1, ?6 << 24),"
     " ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING RETURNING 1"
@@ -174,10 +175,7 @@ class SqliteInvites:
             known = connection.execute(_FIND_REDEMPTION, bindings).fetchall() if rows else []
             if not known:
                 return RedeemResult(outcome="refused", invite=invite)
-            [(known_redeemer, released_at)] = known
-            if released_at is not None:
-                return RedeemResult(outcome="released", invite=invite)
-            return RedeemResult(outcome="repeated" if known_redeemer == redeemer else "conflict", invite=invite)
+            return RedeemResult(outcome=find_redeem_outcome(redeemer, known[0]), invite=invite)
 
         return self._database.write(change)
 
@@ -254,7 +252,7 @@ def add_invites(connection: apsw.Connection, invites: Sequence[Invite], *, if_ab
         InviteExists: There is an invite of one of these tokens, and ``if_absent`` is false.
     """
     for invite in invites:
-        if not connection.execute(_ADD, invite_to_row(invite)).fetchall() and not if_absent:
+        if not connection.execute(ADD_INVITE, invite_to_row(invite)).fetchall() and not if_absent:
             raise InviteExists
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import apsw
 
@@ -13,13 +13,12 @@ from invites_core.keys import ApiKey
 from invites_core.store import Grant, GrantTaken
 from invites_core.stores.records import (
     from_seconds,
-    list_from_json,
     list_to_json,
     policy_to_json,
     to_seconds,
     to_seconds_or_none,
 )
-from invites_core.stores.rows import KEY_COLUMNS, key_from_row, key_to_row
+from invites_core.stores.rows import CREATION_COLUMNS, KEY_COLUMNS, grant_from_row, key_from_row, key_to_row
 from invites_core.stores.sqlite_database import SqliteDatabase
 
 __all__ = ["SqliteKeys", "finish_grant", "take_grant"]
@@ -55,9 +54,7 @@ _TAKE_QUOTA: Final = (
 )
 _QUOTA_TAKEN: Final = "SELECT taken FROM quotas WHERE key_id = ? AND window_start >= ?"
 
-_FIND_CREATION: Final = (
-    "SELECT fingerprint, tokens, created_at, done_at FROM creations WHERE key_id = ? AND digest = ? AND created_at >= ?"
-)
+_FIND_CREATION: Final = f"SELECT {CREATION_COLUMNS} FROM creations WHERE key_id = ? AND digest = ? AND created_at >= ?"
 _ADD_CREATION: Final = (
     "INSERT OR REPLACE INTO creations (key_id, digest, fingerprint, tokens, created_at, done_at)"
     " VALUES (?, ?, ?, ?, ?, NULL)"
@@ -163,15 +160,8 @@ def take_grant(connection: apsw.Connection, grant: Grant) -> GrantTaken:
         raise KeyUnknown
     if grant.digest is not None:
         bindings = (grant.key_id, grant.digest, to_seconds(grant.expired_before))
-        row: Any
-        for row in connection.execute(_FIND_CREATION, bindings).fetchall():
-            fingerprint, tokens, created_at, done_at = row
-            return GrantTaken(
-                outcome="repeated" if fingerprint == grant.fingerprint else "conflict",
-                tokens=list_from_json(tokens),
-                created_at=from_seconds(created_at),
-                done=done_at is not None,
-            )
+        for found in connection.execute(_FIND_CREATION, bindings).fetchall():
+            return grant_from_row(found, grant)
     if grant.window is not None:
         quota = {
             "key": grant.key_id,

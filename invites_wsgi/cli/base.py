@@ -16,6 +16,7 @@ import click
 
 from invites_core import InviteStore, KeyStore, StorageError, Store, open_store
 from invites_core.stores import parse_sqlite_path
+from invites_core.stores.schema import HasSchema
 from invites_wsgi.config import Settings, default_database, has_password, load_settings
 
 __all__ = ["Command", "Session", "escape_controls", "print_fields", "print_json", "session_options", "tell"]
@@ -120,12 +121,11 @@ class Session:
 
 def _open_store(url: str, *, create: bool) -> Store:
     path = parse_sqlite_path(url)
-    if not create or path is None or os.path.lexists(path):
-        return open_store(url, create=create)
-    if url == default_database(os.environ):
+    if create and path is not None and url == default_database(os.environ):
         _make_private_folder(path.parent)
-    store = open_store(url)
-    tell(f"Made the database {Path(os.path.abspath(path))}")
+    store = open_store(url, create=create)
+    if create and isinstance(store, HasSchema) and store.schema.is_new:
+        tell(f"Made the database {store.location}")
     return store
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -15,6 +16,7 @@ import click
 
 from invites_core import StorageError, __version__, open_store
 from invites_core.stores import parse_sqlite_path
+from invites_core.stores.schema import HasSchema, SchemaVersion
 from invites_wsgi.cli.base import Command, Session, escape_controls, print_json, session_options
 from invites_wsgi.cli.links import describe_link
 from invites_wsgi.config import Settings, has_password
@@ -70,10 +72,12 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
     urls = [settings.database] if settings.invites is None else [settings.database, settings.invites]
     for url in urls:
         try:
-            store = open_store(url, create=False)
+            store = open_store(url, create=False, migrate=False)
             try:
                 store.ping()
                 yield Finding("ok", f"database {store.location} answers")
+                if isinstance(store, HasSchema):
+                    yield _describe_schema(store.schema)
                 yield from (Finding("bad", problem) for problem in store.find_problems())
             finally:
                 store.close()
@@ -83,6 +87,16 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
         # Not by Path.exists, which raises where a folder on the way is closed to this user.
         if path is not None and os.path.exists(path):
             yield from _check_permissions(Path(os.path.abspath(path)))
+
+
+def _describe_schema(schema: SchemaVersion) -> Finding:
+    if schema.present == schema.newest:
+        return Finding("ok", f"schema version {schema.present}")
+    return Finding(
+        "note",
+        f"schema version {schema.present}; the service brings it to version {schema.newest} when it starts,"
+        " and older versions of invites-api cannot use it from then on",
+    )
 
 
 def _check_permissions(path: Path) -> Iterator[Finding]:
@@ -122,6 +136,9 @@ def _check_versions() -> Iterator[Finding]:
         yield Finding("ok", f"SQLite {sqlite}")
     for package in ("argon2-cffi", "werkzeug"):
         yield Finding("ok", f"{package} {version(package)}")
+    for package in ("psycopg", "psycopg-pool"):
+        with contextlib.suppress(PackageNotFoundError):
+            yield Finding("ok", f"{package} {version(package)}")
     try:
         gunicorn = version("gunicorn")
     except PackageNotFoundError:

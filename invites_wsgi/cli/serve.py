@@ -32,8 +32,10 @@ def serve(session: Session, listen: str | None, workers: int | None, threads: in
     if "memory:" in (settings.database, settings.invites):
         raise click.UsageError("memory: cannot be served: every worker would have its own, and no command reaches it")
     # What is wrong with the database is said here, once, and not by every worker; nothing is left open at the fork.
-    with session.opened_stores(settings) as (key_store, _):
+    with session.opened_stores(settings) as (key_store, invite_store):
         location = key_store.location
+        key_store.ping()
+        invite_store.ping()
     _check_address(settings)
     configure_logging(settings.log_format, settings.log_level)
     socket_path = settings.listen.removeprefix("unix:")

@@ -107,7 +107,9 @@ def test_a_secret_in_the_wrong_place_is_not_repeated(
 @pytest.mark.parametrize(
     "content",
     [
-        'database = "postgresql://user:{secret}@host/db"',
+        'database = "postgresql://user:{secret}@127.0.0.1:1/db"',
+        'database = "postgresql://user:{secret}@127.0.0.1:{secret}/db"',
+        'database = "postgresql://127.0.0.1:1/db?password={secret}&nonsense=1"',
         'database = "{secret}"',
         'invites = "agent://{secret}"',
         '[http]\ntrusted_proxies = "{secret}"',
@@ -122,7 +124,7 @@ def test_a_secret_in_the_settings_is_not_repeated(
     config = tmp_path / "settings.toml"
     config.write_text(content.format(secret=issued.secret))
     run = invoke("--config", str(config), *command, database=None)
-    assert run.code == 2
+    assert run.code != 0
     assert_nowhere(everything(run), issued.secret)
 
 

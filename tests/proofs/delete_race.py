@@ -1,4 +1,7 @@
-"""Keys are deleted while several warm workers create with them: nothing that began afterwards is accepted."""
+"""Keys are deleted while several warm workers create with them: nothing that began afterwards is accepted.
+
+The workers are those of one server, or of several nodes on one database.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from invites_core import ApiKeys, Invites, IssuedKey, delete_key_with_invites
-from invites_core.stores.sqlite import SqliteStore
-from tests.servers import Gunicorn, Server
+from invites_core import ApiKeys, Invites, IssuedKey, delete_key_with_invites, open_store
+from tests.proofs.nodes import make_absolute, serving_nodes
+from tests.servers import Server
 
 HOST = "example.com"
 WARM_UP = 4
@@ -28,7 +31,7 @@ class Outcome:
 
     Attributes:
         keys: How many keys were deleted.
-        workers: How many worker processes served them.
+        workers: How many worker processes served them, on all nodes.
         accepted: How many requests were accepted while their key was there.
         late: How many requests that began after the deletion had returned were sent.
         accepted_late: How many of those were accepted.
@@ -57,8 +60,7 @@ class Outcome:
 class _Round:
     """The life of one key: callers that create with it as fast as they can, and its deletion amid that."""
 
-    def __init__(self, port: int, issued: IssuedKey, outcome: Outcome, lock: threading.Lock) -> None:
-        self._port = port
+    def __init__(self, issued: IssuedKey, outcome: Outcome, lock: threading.Lock) -> None:
         self._headers = {"Authorization": f"Bearer {issued.combined}"}
         self._outcome = outcome
         self._lock = lock
@@ -80,9 +82,9 @@ class _Round:
         """Let every request that begins from here on count as late."""
         self._is_deleted.set()
 
-    def call(self) -> None:
+    def call(self, port: int) -> None:
         """Create until some requests in a row that began after the deletion were answered."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
             count = late = 0
             while late < WARM_UP:
                 # Asked before the request is sent: what began before the deletion returned may be accepted.
@@ -112,43 +114,42 @@ class _Round:
 @contextlib.contextmanager
 def serving(folder: Path, database: Path, workers: int) -> Iterator[Server]:
     """Serve a database with several workers, all of them there."""
-    server = Gunicorn(
-        folder,
-        "invites_wsgi:create_app()",
-        {"INVITES_DATABASE": f"sqlite:///{database}", "INVITES_CONFIG": None},
-        workers=workers,
-        options=["--reuse-port"],
-        path="/healthz",
-    )
-    with server:
-        deadline = time.monotonic() + 30
-        while len(server.worker_pids()) < workers:
-            if time.monotonic() > deadline:
-                raise RuntimeError("not all workers have come up")
-            time.sleep(0.02)
+    with serving_nodes(folder, f"sqlite:///{database}", nodes=1, workers=workers) as [server]:
         yield server
 
 
-def run_race(folder: Path, *, keys: int, workers: int, callers: int, with_invites: bool = False) -> Outcome:
+def run_race(
+    folder: Path,
+    *,
+    keys: int,
+    workers: int,
+    callers: int,
+    with_invites: bool = False,
+    nodes: int = 1,
+    url: str | None = None,
+) -> Outcome:
     """Delete keys that are in use.
 
     Args:
-        folder: Where the database and the server's output go.
+        folder: Where the servers' output goes, and the database where none is given.
         keys: How many keys, one after another.
-        workers: How many worker processes.
-        callers: How many connections create with a key at the same time.
+        workers: How many worker processes each node has.
+        callers: How many connections create with a key at the same time, spread over the nodes.
         with_invites: Whether the invites of a key are taken back with it.
+        nodes: How many servers serve the database.
+        url: The database, made if need be; None: a new one in the folder.
     """
-    database = folder / "race.db"
-    store = SqliteStore(database)
+    url = url or f"sqlite:///{folder / 'race.db'}"
+    store = open_store(url)
     service, invites = ApiKeys(store), Invites(store)
-    outcome, lock = Outcome(keys=keys, workers=workers), threading.Lock()
+    outcome, lock = Outcome(keys=keys, workers=nodes * workers), threading.Lock()
     started = time.monotonic()
-    with serving(folder / "server", database, workers) as server:
+    with serving_nodes(folder / "servers", url, nodes=nodes, workers=workers) as servers:
+        ports = [servers[number % nodes].port for number in range(callers)]
         for _ in range(keys):
             issued = service.create(HOST)
-            one = _Round(server.port, issued, outcome, lock)
-            threads = [threading.Thread(target=one.call, daemon=True) for _ in range(callers)]
+            one = _Round(issued, outcome, lock)
+            threads = [threading.Thread(target=one.call, args=(port,), daemon=True) for port in ports]
             for thread in threads:
                 thread.start()
             one.wait_until_warm(callers)
@@ -173,9 +174,11 @@ def main() -> int:
     """Run the race as a command."""
     parser = argparse.ArgumentParser(prog="delete-race", description=__doc__)
     parser.add_argument("--keys", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--nodes", type=int, default=1, help="servers on the same database")
+    parser.add_argument("--workers", type=int, default=4, help="processes of each server")
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--with-invites", action="store_true", help="take the invites back with their key")
+    parser.add_argument("--database", metavar="URL", help="an empty database; the default is one in a new folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_race(
@@ -184,6 +187,8 @@ def main() -> int:
             workers=options.workers,
             callers=options.callers,
             with_invites=options.with_invites,
+            nodes=options.nodes,
+            url=make_absolute(options.database) if options.database else None,
         )
     print(outcome)
     holds = outcome.holds and not (options.with_invites and outcome.pending)

@@ -1,28 +1,47 @@
-"""Many redeemers race for every one of many single-use invites, from several processes: each invite has one winner."""
+"""Many redeemers race for every one of many single-use invites, from several processes: each invite has one winner.
+
+They use the library, or ask nodes over HTTP that serve the database, each redeemer one of them.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import multiprocessing
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from queue import Empty
+from typing import NamedTuple
 
-from invites_core import Invites, InvitesError, InviteUsed, StorageBusy, Store, open_store
+from invites_core import (
+    ApiKeys,
+    Invites,
+    InvitesError,
+    InviteUsed,
+    KeyPolicy,
+    StorageBusy,
+    Store,
+    open_store,
+)
+from tests.proofs.nodes import APP, NodeCaller, make_absolute, serving_nodes
 
 HOST = "example.com"
 
 Result = tuple[list[str], Counter[str]]
 """What a process has won, by token, and what else was told to its redeemers, by the error's name."""
+
+Redeem = Callable[[str], str | None]
+"""Redeems an invite for one redeemer; returns the error's name, or None for success."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +76,42 @@ def do_nothing() -> None:
     """Race with the store as it is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where redeemers redeem.
+
+    Attributes:
+        url: The database.
+        ports: The nodes that serve it, for redeemers who ask over HTTP; none: they use the library.
+        combined: Their key at the nodes.
+    """
+
+    url: str
+    ports: tuple[int, ...] = ()
+    combined: str = ""
+
+    def choose_port(self, number: int, processes: int) -> int | None:
+        """Return the node for a redeemer, so that all nodes are asked, and by each process; None: the library."""
+        return self.ports[(number % processes + number // processes) % len(self.ports)] if self.ports else None
+
+
+class Seat(NamedTuple):
+    """A redeemer's name, and the port that is asked, or None."""
+
+    name: str
+    port: int | None
+
+
 def run_race(
-    url: str, *, invites: int, redeemers: int, processes: int, prepare: Callable[[], None] = do_nothing
+    url: str,
+    *,
+    invites: int,
+    redeemers: int,
+    processes: int,
+    nodes: int = 0,
+    workers: int = 2,
+    app: str = APP,
+    prepare: Callable[[], None] = do_nothing,
 ) -> Outcome:
     """Make invites in a database and let redeemers race for each of them.
 
@@ -67,6 +120,9 @@ def run_race(
         invites: How many single-use invites.
         redeemers: How many try each of them, spread over the processes, each in a thread of its own.
         processes: How many processes.
+        nodes: How many nodes serve the database, for redeemers who ask over HTTP; 0: they use the library.
+        workers: How many worker processes each node has.
+        app: What the nodes serve.
         prepare: Called in each process before it opens the database.
     """
     store = open_store(url)
@@ -76,21 +132,8 @@ def run_race(
         for start in range(0, invites, 1000)
         for invite in service.create_many_for(HOST, min(1000, invites - start), source="race")
     ]
-    context = multiprocessing.get_context("spawn")
-    results: Queue[Result] = context.Queue()
-    barrier = context.Barrier(processes)
-    shares = [redeemers // processes + (number < redeemers % processes) for number in range(processes)]
-    workers = [
-        context.Process(target=_redeem_all, args=(prepare, url, tokens, number, share, barrier, results))
-        for number, share in enumerate(shares)
-    ]
-    started = time.monotonic()
-    for worker in workers:
-        worker.start()
-    collected = _collect(results, workers)
-    seconds = time.monotonic() - started
-    for worker in workers:
-        worker.join()
+    with _serving(store, url, nodes, workers, app) as place:
+        collected, seconds = _race(place, tokens, redeemers, processes, prepare)
     won = Counter(token for tokens_won, _ in collected for token in tokens_won)
     raised = sum((counter for _, counter in collected), Counter[str]())
     outcome = Outcome(
@@ -104,6 +147,41 @@ def run_race(
     )
     store.close()
     return outcome
+
+
+@contextlib.contextmanager
+def _serving(store: Store, url: str, nodes: int, workers: int, app: str) -> Iterator[Place]:
+    if not nodes:
+        yield Place(url)
+        return
+    issued = ApiKeys(store).create(HOST, policy=KeyPolicy(scopes=frozenset({"redeem"}), all_invites=True))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving_nodes(Path(folder), url, nodes=nodes, workers=workers, app=app) as servers,
+    ):
+        yield Place(url, tuple(server.port for server in servers), issued.combined)
+
+
+def _race(
+    place: Place, tokens: list[str], redeemers: int, processes: int, prepare: Callable[[], None]
+) -> tuple[list[Result], float]:
+    """Let all redeem in processes of their own; return what each process has to say, and how long it took."""
+    context = multiprocessing.get_context("spawn")
+    results: Queue[Result] = context.Queue()
+    barrier = context.Barrier(processes)
+    seats = [Seat(f"redeemer-{number}", place.choose_port(number, processes)) for number in range(redeemers)]
+    workers = [
+        context.Process(target=_redeem_all, args=(prepare, place, tokens, seats[first::processes], barrier, results))
+        for first in range(processes)
+    ]
+    started = time.monotonic()
+    for worker in workers:
+        worker.start()
+    collected = _collect(results, workers)
+    seconds = time.monotonic() - started
+    for worker in workers:
+        worker.join()
+    return collected, seconds
 
 
 def _collect(results: Queue[Result], workers: Sequence[BaseProcess]) -> list[Result]:
@@ -131,42 +209,48 @@ def _count_wrong(store: Store, tokens: list[str]) -> int:
 
 def _redeem_all(
     prepare: Callable[[], None],
-    url: str,
+    place: Place,
     tokens: list[str],
-    number: int,
-    redeemers: int,
+    seats: list[Seat],
     barrier: Barrier,
     results: Queue[Result],
 ) -> None:
     """Run in a process of its own: redeem every invite once with each of some redeemers, in threads."""
     prepare()
-    store = open_store(url, create=False)
-    service = Invites(store)
+    store = open_store(place.url, create=False)
     won: list[str] = []
     raised: Counter[str] = Counter()
     lock = threading.Lock()
 
-    def redeem(name: str) -> None:
+    def redeem_each(redeem: Redeem) -> None:
         for token in tokens:
-            outcome = _redeem(service, token, name)
+            outcome = redeem(token)
             with lock:
                 if outcome is None:
                     won.append(token)
                 else:
                     raised[outcome] += 1
 
-    threads = [threading.Thread(target=redeem, args=(f"redeemer-{number}-{each}",)) for each in range(redeemers)]
-    barrier.wait()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with contextlib.ExitStack() as stack:
+        redeems = [_make_redeemer(place, seat, store, stack) for seat in seats]
+        threads = [threading.Thread(target=redeem_each, args=(redeem,)) for redeem in redeems]
+        barrier.wait()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     store.close()
     results.put((won, raised))
 
 
-def _redeem(service: Invites, token: str, name: str) -> str | None:
-    """Redeem, again with the same identity where the store was busy; return the error's name, or None for success."""
+def _make_redeemer(place: Place, seat: Seat, store: Store, stack: contextlib.ExitStack) -> Redeem:
+    if seat.port is None:
+        return functools.partial(_redeem, Invites(store), seat.name)
+    return functools.partial(_ask, stack.enter_context(NodeCaller(seat.port, place.combined)), seat.name)
+
+
+def _redeem(service: Invites, name: str, token: str) -> str | None:
+    """Redeem, again with the same identity where the store was busy."""
     while True:
         try:
             service.redeem(token, redeemer=name, redemption_id=name)
@@ -177,20 +261,33 @@ def _redeem(service: Invites, token: str, name: str) -> str | None:
         return None
 
 
+def _ask(caller: NodeCaller, name: str, token: str) -> str | None:
+    """Ask a node to redeem, again with the same identity where it was busy."""
+    answer = caller.redeem(token, name)
+    if answer.status == 200:
+        return None
+    kind = str(answer.document["type"])
+    return InviteUsed.__name__ if kind == "invite-used" else f"{answer.status} {kind}"
+
+
 def main() -> int:
     """Run the race as a command."""
     parser = argparse.ArgumentParser(prog="redeem-race", description=__doc__)
     parser.add_argument("--invites", type=int, default=10_000)
     parser.add_argument("--redeemers", type=int, default=32)
     parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--nodes", type=int, default=0, help="redeem over HTTP at so many servers; 0: with the library")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each of these servers")
     parser.add_argument("--database", metavar="URL", help="an empty database; the default is one in a new folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_race(
-            options.database or f"sqlite:///{Path(folder) / 'race.db'}",
+            make_absolute(options.database or f"sqlite:///{Path(folder) / 'race.db'}"),
             invites=options.invites,
             redeemers=options.redeemers,
             processes=options.processes,
+            nodes=options.nodes,
+            workers=options.workers,
         )
     print(outcome)
     print("every invite had exactly one winner" if outcome.holds else "NOT every invite had exactly one winner")

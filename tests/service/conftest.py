@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from invites_core.hashing import SecretHasher
 from invites_core.stores import open_store
-from tests.helpers import FakeClock
+from tests.helpers import STORE_KINDS, FakeClock
 from tests.service.worlds import World, make_world
 
 OpenWorld = Callable[[str], World]
 
 
 @pytest.fixture
-def open_world(tmp_path: Path, hasher: SecretHasher, clock: FakeClock) -> Iterator[OpenWorld]:
-    """Opens keys and invites in ``memory``, in ``sqlite``, or in ``two`` stores in memory."""
+def open_world(store_url: Callable[[str], str], hasher: SecretHasher, clock: FakeClock) -> Iterator[OpenWorld]:
+    """Opens keys and invites in a store of one kind, or in ``two`` stores in memory."""
     opened = []
 
     def open_one(kind: str) -> World:
-        url = f"sqlite:///{tmp_path}/invites.db" if kind == "sqlite" else "memory:"
+        url = store_url("memory" if kind == "two" else kind)
         stores = [open_store(url) for _ in range(1 + (kind == "two"))]
         opened.extend(stores)
         return make_world(stores[0], stores[-1], hasher=hasher, clock=clock)
@@ -31,7 +30,7 @@ def open_world(tmp_path: Path, hasher: SecretHasher, clock: FakeClock) -> Iterat
         store.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "two"])
+@pytest.fixture(params=[*STORE_KINDS, "two"])
 def world(request: pytest.FixtureRequest, open_world: OpenWorld) -> World:
     """Keys and invites in one store of each kind, and in two."""
     return open_world(request.param)

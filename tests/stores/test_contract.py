@@ -107,6 +107,17 @@ class InSqlite:
         store.close()
 
 
+class InPostgresql:
+    """In PostgreSQL."""
+
+    @pytest.fixture
+    def store(self, postgresql_url: str) -> Iterator[Store]:
+        """Give a database with empty tables, closed in the end."""
+        store = open_store(postgresql_url)
+        yield store
+        store.close()
+
+
 class TestMemoryKeys(InMemory, KeyTests):
     """Keys in memory."""
 
@@ -129,6 +140,21 @@ class TestSqliteInvites(InSqlite, InviteTests):
 
 class TestSqlite(InSqlite, StoreSuite):
     """Both in SQLite."""
+
+
+@pytest.mark.real_server
+class TestPostgresqlKeys(InPostgresql, KeyTests):
+    """Keys in PostgreSQL."""
+
+
+@pytest.mark.real_server
+class TestPostgresqlInvites(InPostgresql, InviteTests):
+    """Invites in PostgreSQL."""
+
+
+@pytest.mark.real_server
+class TestPostgresql(InPostgresql, StoreSuite):
+    """Both in PostgreSQL."""
 
 
 class PlainStore(MemoryStore):

@@ -138,11 +138,17 @@ MISTAKES = [
     ('[hosts."a.example"]\nsite_name = 1', 'hosts."a.example".site_name: must be a text in quotes'),
     ('[hosts."a.example"]\ninvite_expiry = 7', 'hosts."a.example".invite_expiry: must be a text in quotes'),
     # Impossible values.
-    ("database = ''", "database: there is no store 'without a scheme'; known are sqlite: and memory:"),
-    ("database = 'mysql://u:hunter2@h/d'", "database: there is no store 'mysql:'; known are sqlite: and memory:"),
+    (
+        "database = ''",
+        "database: there is no store 'without a scheme'; known are sqlite:///, postgresql:// and memory:",
+    ),
+    (
+        "database = 'mysql://u:hunter2@h/d'",
+        "database: there is no store 'mysql:'; known are sqlite:///, postgresql:// and memory:",
+    ),
     (
         "database = 'host=h password=hunter2'",
-        "database: there is no store 'without a scheme'; known are sqlite: and memory:",
+        "database: there is no store 'without a scheme'; known are sqlite:///, postgresql:// and memory:",
     ),
     ("database = 'sqlite://invites.db'", "database: must be sqlite:///relative.db or sqlite:////absolute.db"),
     ("database = 'sqlite:///'", "database: must be sqlite:///relative.db or sqlite:////absolute.db"),
