@@ -97,7 +97,7 @@ def add_granted(world: World, store: PostgresqlStore) -> object:
     return store.add_granted(grant, [make_invite(token=token)]).outcome in ("taken", "repeated")
 
 
-def add_invites(world: World, store: PostgresqlStore) -> object:  # noqa: ARG001 (an operation like the others)
+def add_invites(world: World, store: PostgresqlStore) -> object:
     store.add_invites([make_invite(token=f"{number:024}") for number in range(3)], if_absent=True)
     return None
 
