@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -297,8 +298,9 @@ sql = {sql}
 class Prosody(Server):
     """A Prosody with ``mod_invites_api`` and the modules that register with an invite, on data of its own.
 
-    Needs Debian's packages ``prosody`` and ``prosody-modules``, and ``lua-dbi-sqlite3`` for ``storage="sql"``. Its HTTP
-    server answers by host name, so send ``Host: example.com``.
+    Needs Debian's packages ``prosody`` and ``prosody-modules``, and for ``storage="sql"`` ``lua-dbi-sqlite3``, or
+    ``lua-dbi-postgresql`` with what `sql_on_postgresql` gives. Its HTTP server answers by host name, so send
+    ``Host: example.com``.
 
     Attributes:
         http_port: Where ``/invites_api`` is; the same as ``port``.
@@ -357,6 +359,30 @@ class Prosody(Server):
         if not (_PROSODY_MODULES / "mod_invites_api").exists():
             return "Prosody's community modules are not installed (Debian: apt install prosody-modules)"
         return None
+
+    @staticmethod
+    def find_missing_postgresql() -> str | None:
+        """Say the same of a Prosody that stores in PostgreSQL."""
+        if missing := Prosody.find_missing():
+            return missing
+        # Debian puts the drivers of Lua's DBI into a folder for each version of Lua.
+        if not glob.glob("/usr/lib/*/lua/*/dbd/postgresql.so"):
+            return "Prosody's driver for PostgreSQL is not installed (Debian: apt install lua-dbi-postgresql)"
+        return None
+
+    @staticmethod
+    def sql_on_postgresql(url: str) -> str:
+        """Return the argument ``sql`` for a database, ``postgresql://USER[:PASSWORD]@HOST:PORT/DATABASE``."""
+        parts = urllib.parse.urlsplit(url)
+        fields = {
+            "driver": "PostgreSQL",
+            "database": parts.path.removeprefix("/"),
+            "username": parts.username,
+            "password": parts.password,
+            "host": parts.hostname,
+        }
+        table = "".join(f"{name} = {_lua(value)}, " for name, value in fields.items() if value is not None)
+        return f"{{ {table}port = {parts.port or 5432} }}"
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``prosodyctl`` on this Prosody, running or not, and give back its exit status and what it printed."""

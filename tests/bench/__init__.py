@@ -1,6 +1,11 @@
 """``bin/bench``: the service measured beside its peers, in one run, on one machine.
 
 peers.py    who is measured, and how each is started on empty data
+plans.py    who is measured in one run, and what they are held against
+postgresql.py, pending.py
+            the same on PostgreSQL, and on a store that holds many invites
+preparing.py
+            what must be there before the first round: a PostgreSQL, a filled store
 load.py     the load: wrk, with every answer's status counted
 rounds.py   the order of the measurements, and what one of them is
 machine.py, processes.py

@@ -6,9 +6,9 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,9 +16,25 @@ from typing import Literal
 from tests.bench.load import Load
 from tests.servers import ROOT, Gunicorn, Prosody, Server, ServerFailed
 
-__all__ = ["PEERS", "Peer", "Service", "Settings"]
+__all__ = [
+    "HOST",
+    "PEERS",
+    "OpenDatabase",
+    "Peer",
+    "RunPeer",
+    "Service",
+    "Settings",
+    "creating_only",
+    "find_missing_invites_api",
+    "make_loads",
+    "new_sqlite",
+    "run_invites_api",
+]
 
 HOST = "example.com"
+
+OpenDatabase = Callable[[Path], AbstractContextManager[str]]
+"""Gives the URL of a database for one measurement, whose folder is the argument, and takes it away at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +60,23 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A peer at work: its server, and the loads to measure it with, in their order."""
+    """A peer at work: its servers, and the loads to measure it with, in their order."""
 
-    server: Server
+    servers: tuple[Server, ...]
     loads: tuple[Load, ...]
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of its servers, without a path."""
+        return [server.url for server in self.servers]
+
+    def worker_pids(self) -> list[int]:
+        """The processes that do the work, of all its servers."""
+        return [pid for server in self.servers for pid in server.worker_pids()]
+
+
+RunPeer = Callable[[Path, Settings], AbstractContextManager[Service]]
+"""Starts a peer on data in the folder given, and stops it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +89,23 @@ class Peer:
         find_missing: Says what must be installed before it can run, or None.
         run: Starts it on empty data in the folder given, and stops it.
         is_python: Whether py-spy can look into it.
+        overrides: The settings that are its own, name -> value.
     """
 
     slug: str
     title: str
     find_missing: Callable[[], str | None]
-    run: Callable[[Path, Settings], AbstractContextManager[Service]]
+    run: RunPeer
     is_python: bool = False
+    overrides: Mapping[str, int] = field(default_factory=dict)
+
+    def adjust(self, settings: Settings) -> Settings:
+        """Return the settings as they are for this peer."""
+        return replace(settings, **self.overrides)
 
 
-def _loads(key: str) -> tuple[Load, Load]:
+def make_loads(key: str) -> tuple[Load, Load]:
+    """Return the loads for a server that has this key, creations first."""
     key_id, _, secret = key.partition("/")
     wrong = secret[:-1] + ("A" if secret[-1] != "A" else "B")
     return (
@@ -79,18 +115,43 @@ def _loads(key: str) -> tuple[Load, Load]:
 
 
 @contextmanager
-def _run_invites_api(folder: Path, settings: Settings) -> Iterator[Service]:
-    config = folder / "invites-api.toml"
+def creating_only(run: RunPeer, folder: Path, settings: Settings) -> Iterator[Service]:
+    """Run a peer that is measured when it creates, and under no other load."""
+    with run(folder, settings) as service:
+        yield replace(service, loads=service.loads[:1])
+
+
+@contextmanager
+def new_sqlite(folder: Path) -> Iterator[str]:
+    """Give the URL of a SQLite file in a folder; the file is made by whoever opens it."""
     # A relative URL would do as well, but this one shows in a log where the data is.
-    config.write_text(f"database = {_toml(f'sqlite:///{folder}/invites.db')}\n", "utf-8")
+    yield f"sqlite:///{folder}/invites.db"
+
+
+@contextmanager
+def run_invites_api(open_database: OpenDatabase, nodes: int, folder: Path, settings: Settings) -> Iterator[Service]:
+    """Serve a database, with a key of its own, by several servers of the command at once.
+
+    Args:
+        open_database: Gives the database.
+        nodes: How many servers.
+        folder: Where their configuration and output go.
+        settings: How many workers and threads each has.
+    """
+    config = folder / "invites-api.toml"
     command = [sys.executable, "-m", "invites_wsgi.cli"]
-    key = _create_key([*command, "create", "--config", str(config), HOST, "bench"], folder)
     serve = ["serve", "--config", str(config), "--listen", "127.0.0.1:{port}"]
     serve += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
     # What the caller has set for a service of his own must not reach this one.
     without = {name: None for name in os.environ if name.startswith("INVITES_")}
-    with Gunicorn(folder, [*command, *serve], without, path="/healthz", name="invites-api") as server:
-        yield Service(server, _loads(key))
+    with open_database(folder) as url, ExitStack() as stack:
+        config.write_text(f"database = {_toml(url)}\n", "utf-8")
+        key = _create_key([*command, "create", "--config", str(config), HOST, "bench"], folder)
+        servers = [
+            Gunicorn(folder, [*command, *serve], without, path="/healthz", name=f"invites-api-{number}")
+            for number in range(nodes)
+        ]
+        yield Service(tuple(stack.enter_context(server) for server in servers), make_loads(key))
 
 
 def _toml(text: str) -> str:
@@ -108,7 +169,8 @@ def _create_key(argv: list[str], folder: Path) -> str:
     return lines[-1]
 
 
-def _find_missing_invites_api() -> str | None:
+def find_missing_invites_api() -> str | None:
+    """Say what is missing before the service can start, or None."""
     return None if importlib.util.find_spec("invites_wsgi.cli") else "this checkout has no invites_wsgi/cli.py"
 
 
@@ -118,7 +180,7 @@ def _run_bare(folder: Path, settings: Settings) -> Iterator[Service]:
     app, options = "tests.bench.bare:application", ["--reuse-port"]
     workers, threads = settings.workers, settings.threads
     with Gunicorn(folder, app, workers=workers, threads=threads, options=options, name="bare") as server:
-        yield Service(server, (_loads("id/secret")[0],))
+        yield Service((server,), (make_loads("id/secret")[0],))
 
 
 @contextmanager
@@ -127,11 +189,17 @@ def _run_prosody(storage: Literal["internal", "sql"], folder: Path, settings: Se
     prosody = Prosody(folder, storage)
     key = prosody.create_key(HOST, "bench")
     with prosody:
-        yield Service(prosody, _loads(key))
+        yield Service((prosody,), make_loads(key))
 
 
 PEERS = (
-    Peer("invites-api", "invites-api, SQLite", _find_missing_invites_api, _run_invites_api, is_python=True),
+    Peer(
+        "invites-api",
+        "invites-api, SQLite",
+        find_missing_invites_api,
+        partial(run_invites_api, new_sqlite, 1),
+        is_python=True,
+    ),
     Peer("bare", "bare Werkzeug, stores nothing", lambda: None, _run_bare, is_python=True),
     Peer("prosody-sqlite", "Prosody, SQLite", Prosody.find_missing, partial(_run_prosody, "sql")),
     Peer("prosody-default", "Prosody, default storage", Prosody.find_missing, partial(_run_prosody, "internal")),

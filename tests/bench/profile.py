@@ -83,7 +83,7 @@ def profile_worker(peer: Peer, load_name: str, settings: Settings, folder: Path,
         load = next((load for load in service.loads if load.name == load_name), service.loads[0])
         # What is refused is refused as in the measurements only by a service that has seen the right key.
         for one in (service.loads[0], load):
-            run_load(service.server.url, one, seconds=settings.warmup_seconds, connections=settings.connections)
+            run_load(service.urls, one, seconds=settings.warmup_seconds, connections=settings.connections)
         running, every = Path(data, "running.txt"), Path(data, "every.txt")
         recordings = [(running, ["--format", "raw", "--gil"]), (every, ["--format", "raw"])]
         if file.suffix == ".svg":
@@ -91,10 +91,8 @@ def profile_worker(peer: Peer, load_name: str, settings: Settings, folder: Path,
         # One load for all of them: another would spread its connections over the workers in another way.
         seconds = 1 + len(recordings) * (settings.seconds + 2)
         with ThreadPoolExecutor(1) as executor:
-            sent = executor.submit(
-                run_load, service.server.url, load, seconds=seconds, connections=settings.connections
-            )
-            pid = _find_busiest(service.server.worker_pids())
+            sent = executor.submit(run_load, service.urls, load, seconds=seconds, connections=settings.connections)
+            pid = _find_busiest(service.worker_pids())
             for target, options in recordings:
                 _record(pid, target, settings.seconds, options)
             sent.result()

@@ -7,23 +7,23 @@ from dataclasses import asdict
 from statistics import median
 
 from tests.bench.peers import Settings
+from tests.bench.plans import Plan
 from tests.bench.rounds import METHOD, Outcome, Series
 
-__all__ = ["format_report", "make_report"]
+__all__ = ["align", "format_report", "make_report"]
 
-# What the others are held against, the name of a column -> the peer. Under the same load, or else when it creates.
-_MEASURES = {"x Prosody": "prosody-sqlite", "x bare": "bare"}
 _HEADINGS = ("peer", "load", "median/s", "min..max", "p50 ms", "p99 ms", "RSS MiB", "CPU %", "rows", "wrong")
 
 
 def make_report(
-    machine: Mapping[str, str | int], settings: Settings, outcome: Outcome, missing: Mapping[str, str]
+    machine: Mapping[str, str | int], settings: Settings, plan: Plan, outcome: Outcome, missing: Mapping[str, str]
 ) -> dict[str, object]:
     """Put everything that is known of a run into what JSON can hold.
 
     Args:
         machine: What it ran on.
         settings: How it was made.
+        plan: What was to be measured.
         outcome: What was measured.
         missing: The peers that could not be measured, slug -> what to install.
 
@@ -34,22 +34,22 @@ def make_report(
         "format": 1,
         "machine": dict(machine),
         "settings": asdict(settings),
-        "method": _describe_method(settings),
+        "method": _describe_method(settings, plan),
         "missing": dict(missing),
         "failed": outcome.failed,
-        "series": [_describe_series(series, outcome) for series in outcome.series],
+        "series": [_describe_series(series, outcome, plan) for series in outcome.series],
     }
 
 
 def format_report(
-    machine: Mapping[str, str | int], settings: Settings, outcome: Outcome, missing: Mapping[str, str]
+    machine: Mapping[str, str | int], settings: Settings, plan: Plan, outcome: Outcome, missing: Mapping[str, str]
 ) -> str:
     """Write the same for a reader; the arguments are those of ``make_report``."""
     lines = [", ".join(f"{name} {value}" for name, value in machine.items())]
     lines.append(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in asdict(settings).items()))
-    lines += ["", *_describe_method(settings), ""]
-    lines += _align([(*_HEADINGS, *_MEASURES), *(_row(series, outcome) for series in outcome.series)])
-    lines += ["", "x Prosody: times the rate of Prosody with SQLite under the same load; x bare: times the bare app's."]
+    lines += ["", *_describe_method(settings, plan), ""]
+    lines += align([(*_HEADINGS, *plan.measures), *(_row(series, outcome, plan) for series in outcome.series)])
+    lines += ["", *plan.legend]
     lines.append("RSS, CPU: of each worker in the last round; wrong: all that was not the expected answer.")
     for series in outcome.series:
         for when, counts in (("", series.count_unexpected()), (" while warming up", series.warmup_unexpected)):
@@ -61,17 +61,16 @@ def format_report(
     return "\n".join(lines)
 
 
-def _describe_method(settings: Settings) -> list[str]:
-    return [sentence.format(**asdict(settings)) for sentence in METHOD]
+def _describe_method(settings: Settings, plan: Plan) -> list[str]:
+    return [sentence.format(**asdict(settings)) for sentence in (*METHOD, *plan.method)]
 
 
-def _describe_series(series: Series, outcome: Outcome) -> dict[str, object]:
+def _describe_series(series: Series, outcome: Outcome, plan: Plan) -> dict[str, object]:
     return {
         "peer": series.peer,
         "load": series.load,
         "rate": round(series.rate, 1),
-        "rate_to_prosody_sqlite": _find_ratio(series, "prosody-sqlite", outcome),
-        "rate_to_bare": _find_ratio(series, "bare", outcome),
+        **{f"rate_to_{peer.replace('-', '_')}": _find_ratio(series, peer, outcome) for peer in plan.measures.values()},
         "p50_ms": median(result.p50_ms for result in series.results),
         "p99_ms": median(result.p99_ms for result in series.results),
         "unexpected": series.count_unexpected(),
@@ -98,9 +97,9 @@ def _find_ratio(series: Series, peer: str, outcome: Outcome) -> float | None:
     return round(series.rate / other.rate, 3) if other is not None and other.rate else None
 
 
-def _row(series: Series, outcome: Outcome) -> tuple[str, ...]:
+def _row(series: Series, outcome: Outcome, plan: Plan) -> tuple[str, ...]:
     rates = [result.rate for result in series.results]
-    ratios = [_find_ratio(series, peer, outcome) for peer in _MEASURES.values()]
+    ratios = [_find_ratio(series, peer, outcome) for peer in plan.measures.values()]
     return (
         series.title,
         series.load,
@@ -116,7 +115,8 @@ def _row(series: Series, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write rows of the same length as a table, each column as wide as its widest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     # Names to the left, figures to the right.
     return [

@@ -22,7 +22,7 @@ METHOD = (
     "What a store holds grows meanwhile (rows: its invites at the end, median).",
     "Where a peer is also asked to refuse, that follows the creations, on the same server and data.",
     "The status of every answer is counted; only right ones make the rate.",
-    "The load comes from the same cores: wrk, one thread.",
+    "The load comes from the same cores: wrk, one thread for each server.",
 )
 
 
@@ -107,16 +107,16 @@ def measure(peers: Sequence[Peer], settings: Settings, folder: Path, say: Callab
 
 
 def _measure_once(peer: Peer, settings: Settings, folder: Path, outcome: Outcome) -> None:
-    rows = 0
+    rows, settings = 0, peer.adjust(settings)
     with tempfile.TemporaryDirectory(dir=folder) as data, peer.run(Path(data), settings) as service:
         for load in service.loads:
-            url, connections = service.server.url, settings.connections
-            warmup = run_load(url, load, seconds=settings.warmup_seconds, connections=connections)
+            urls, connections = service.urls, settings.connections
+            warmup = run_load(urls, load, seconds=settings.warmup_seconds, connections=connections)
             # What others left to be written would otherwise be paid for by the first fsync of this measurement.
             os.sync()
-            spent = {pid: read_cpu_seconds(pid) for pid in service.server.worker_pids()}
-            result = run_load(url, load, seconds=settings.seconds, connections=connections)
-            workers = service.server.worker_pids()
+            spent = {pid: read_cpu_seconds(pid) for pid in service.worker_pids()}
+            result = run_load(urls, load, seconds=settings.seconds, connections=connections)
+            workers = service.worker_pids()
             rows += warmup.answers + result.answers if load.name == "create" else 0
             series = outcome.find_series(peer.slug, load.name)
             if series is None:
