@@ -119,6 +119,12 @@ def configure_logging(log_format: str, level: str) -> None:
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False
+    quiet_drivers()
+
+
+def quiet_drivers() -> None:
+    """Let the pool of PostgreSQL's driver not tell every connection that is replaced: what matters is an error here."""
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def is_configured() -> bool:

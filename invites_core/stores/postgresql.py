@@ -14,6 +14,7 @@ from invites_core.stores.postgresql_keys import PostgresqlKeys
 from invites_core.stores.postgresql_lists import PostgresqlLists
 from invites_core.stores.postgresql_transfer import PostgresqlTransfer
 from invites_core.stores.schema import SchemaVersion
+from invites_core.stores.transfer import MARK
 
 __all__ = ["PostgresqlStore"]
 
@@ -26,6 +27,7 @@ _MISCOUNTED: Final = (
     "SELECT count(*) FROM invites LEFT JOIN (SELECT token, count(*) AS active FROM redemptions"
     " WHERE released_at IS NULL GROUP BY token) AS counted USING (token) WHERE uses <> coalesce(active, 0)"
 )
+_UNFINISHED: Final = "SELECT 1 FROM deleted_keys WHERE id = %(mark)s"
 
 
 class PostgresqlStore(PostgresqlKeys, PostgresqlGrants, PostgresqlInvites, PostgresqlLists, PostgresqlTransfer):
@@ -75,6 +77,9 @@ class PostgresqlStore(PostgresqlKeys, PostgresqlGrants, PostgresqlInvites, Postg
             for (index,) in connection.run(_INVALID_INDEXES):
                 problems.append(f"the index {index} of {self.location} is not valid: REINDEX INDEX {index}")
             [(miscounted,)] = connection.run(_MISCOUNTED)
+            unfinished = connection.run(_UNFINISHED, {"mark": MARK})
+        if unfinished:
+            problems.append(f"{self.location} holds an unfinished copy: run `invites-api copy` again to its end")
         if miscounted:
             problems.append(f"{miscounted} invites in {self.location} have not as many uses as redemptions")
         return problems

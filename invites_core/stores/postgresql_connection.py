@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 
 __all__ = ["GRACE_SECONDS", "Connection", "Overdue", "Row"]
 
@@ -23,7 +25,9 @@ GRACE_SECONDS: Final = 1.0
 # Whoever turned the wait for the disk off for a whole server did not mean what is acknowledged here. What waits for
 # more than the disk of one server (remote_apply and the like) stays.
 _SET_UP: Final = (
-    "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(limit)s, false),"
+    "SELECT set_config('statement_timeout', %(limit)s, false), set_config('lock_timeout', %(lock)s, false),"
+    # What is written here about who waits for whom, and sees what after that, holds at this level.
+    " set_config('default_transaction_isolation', 'read committed', false),"
     " set_config('idle_in_transaction_session_timeout', %(idle)s, false), set_config('synchronous_commit',"
     " CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END,"
     " false)"
@@ -55,16 +59,25 @@ class Connection(psycopg.Connection[Row]):
         # By the number of columns: the cursor's description is made anew for every statement, and costs more than it.
         return cursor.fetchall() if cursor.pgresult is not None and cursor.pgresult.nfields else []
 
-    def set_up(self, timeout: float) -> None:
+    def set_up(self, timeout: float, *, is_limited: bool = True) -> None:
         """Tell a server that was just connected to what holds for this connection.
 
         Args:
             timeout: How long a statement may take, and wait for a lock, in seconds.
+            is_limited: Whether that holds for statements, and not for locks alone.
         """
         limit = round(timeout * 1000)
         self.deadline = time.monotonic() + timeout + GRACE_SECONDS
-        self.run(_SET_UP, {"limit": str(limit), "idle": str(2 * limit)})
+        self.run(_SET_UP, {"limit": str(limit if is_limited else 0), "lock": str(limit), "idle": str(2 * limit)})
         self.used_at = time.monotonic()
+        if not is_limited:
+            self.deadline = None
+
+    def roll_back(self) -> None:
+        """Undo the transaction, where the server still listens; where not, the error that led here tells."""
+        if self.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            with contextlib.suppress(psycopg.Error):
+                self.execute(b"ROLLBACK")
 
     def works(self) -> bool:
         """Tell whether it can be used: at once if it was in use just now, else by asking the server."""

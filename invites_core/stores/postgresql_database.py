@@ -7,15 +7,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from invites_core.errors import InvitesError, StorageBusy, StorageError
 from invites_core.process import PerProcess
 from invites_core.stores.postgresql_connection import GRACE_SECONDS, Connection, Overdue, Row
-from invites_core.stores.postgresql_errors import AWAY, first_line, is_lost, is_retried, translate
+from invites_core.stores.postgresql_errors import first_line, is_lost, is_retried, translate
+from invites_core.stores.postgresql_pool import PostgresqlPool
 from invites_core.stores.postgresql_schema import MIGRATIONS, find_version, migrate
 from invites_core.stores.postgresql_url import parse_postgresql_url
 from invites_core.stores.schema import SchemaVersion
@@ -27,20 +27,6 @@ Bindings = Mapping[str, Any]
 
 RETRIES: Final = 20
 """How often a transaction is run again that the server has undone."""
-SLICE_SECONDS: Final = 0.1
-
-
-class _Process:
-    """What one process holds: its pool, and how the last attempt to connect failed."""
-
-    __slots__ = ("failed_at", "failure", "lock", "opened", "pool")
-
-    def __init__(self, pool: ConnectionPool[Connection]) -> None:
-        self.pool = pool
-        self.lock = threading.Lock()
-        self.opened = False
-        self.failed_at = 0.0
-        self.failure: psycopg.Error | None = None
 
 
 class PostgresqlDatabase:
@@ -78,9 +64,14 @@ class PostgresqlDatabase:
         self._timeout = timeout
         self._migrations = migrations
         self._migrates = migrate
-        self._closed = False
         self._schema: SchemaVersion | None = None
-        self._process = PerProcess(self._make_process)
+        self._preparing = PerProcess(threading.Lock)
+        self._pool = PostgresqlPool(
+            self._connect_options(),
+            max_connections=self._url.max_connections,
+            timeout=timeout,
+            location=self.location,
+        )
         try:
             self._schema = self._prepare(create=create)
         except _Unreachable:
@@ -99,10 +90,18 @@ class PostgresqlDatabase:
         Raises:
             StorageError: The database cannot be reached, or its tables cannot be used.
         """
-        schema = self._schema
-        if schema is None:
-            schema = self._schema = self._prepare(create=False)
-        return schema
+        if self._schema is not None:
+            return self._schema
+        # One looks, and the others wait for what it finds.
+        lock = self._preparing.get()
+        if not lock.acquire(timeout=self._timeout):
+            raise StorageBusy(f"the database {self.location} did not answer in time")
+        try:
+            if self._schema is None:
+                self._schema = self._prepare(create=False)
+            return self._schema
+        finally:
+            lock.release()
 
     def read(self, statement: str, bindings: Bindings) -> list[Row]:
         """Run one reading statement and return its rows.
@@ -149,8 +148,7 @@ class PostgresqlDatabase:
             try:
                 result = change(connection)
             except BaseException:
-                if not connection.broken and not connection.closed:
-                    connection.execute(b"ROLLBACK")
+                connection.roll_back()
                 raise
             connection.is_committing = True
             if connection.execute(b"COMMIT").statusmessage != "COMMIT":
@@ -165,7 +163,7 @@ class PostgresqlDatabase:
 
         Args:
             is_limited: Whether its statements have the time limit of all others; without it they may take as long as
-                they take, as a look at everything does.
+                they take, as a look at everything does, and wait for locks for no longer than others.
 
         Raises:
             StorageError: The database cannot be reached, or a statement failed.
@@ -176,18 +174,14 @@ class PostgresqlDatabase:
             raise _Unreachable(f"cannot reach the database {self.location}: {first_line(error)}") from error
         try:
             with contextlib.closing(connection):
-                if is_limited:
-                    connection.set_up(self._timeout)
+                connection.set_up(self._timeout, is_limited=is_limited)
                 yield connection
         except psycopg.Error as error:
             raise self._explain(error, committing=False) from error
 
     def close(self) -> None:
         """Close the connections of this process; nothing is read or written after that."""
-        self._closed = True
-        process = self._process.peek()
-        if process is not None and process.opened:
-            process.pool.close()
+        self._pool.close()
 
     def _prepare(self, *, create: bool) -> SchemaVersion:
         newest = len(self._migrations)
@@ -210,7 +204,8 @@ class PostgresqlDatabase:
         # What the URL says comes first; names that begin with "fallback" give way to the environment as well.
         return {
             "fallback_application_name": "invites-api",
-            "connect_timeout": max(2, round(self._timeout)),
+            # For each of the hosts; two seconds is the least that libpq knows.
+            "connect_timeout": max(2, round(self._timeout / self._url.hosts)),
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "tcp_user_timeout": round((self._timeout + GRACE_SECONDS) * 1000),
@@ -218,36 +213,6 @@ class PostgresqlDatabase:
             "client_encoding": "UTF8",
             "autocommit": True,
         }
-
-    def _make_process(self) -> _Process:
-        database = self
-
-        class Pooled(Connection):
-            """A connection whose failures to be made are remembered, for those who wait for one."""
-
-            @classmethod
-            def connect(cls, *args: Any, **options: Any) -> Self:
-                process = database._process.get()
-                try:
-                    return super().connect(*args, **options)
-                except psycopg.Error as error:
-                    process.failure, process.failed_at = error, time.monotonic()
-                    raise
-
-        return _Process(
-            ConnectionPool(
-                connection_class=Pooled,
-                kwargs=self._connect_options(),
-                min_size=0,
-                max_size=self._url.max_connections,
-                open=False,
-                configure=lambda connection: connection.set_up(self._timeout),
-                # Who cannot connect is told at once, and whoever comes next tries again: see _take.
-                reconnect_timeout=0,
-                num_workers=2,
-                name="invites-api",
-            )
-        )
 
     def _run(self, attempt: Callable[[Connection], T]) -> T:
         """Run a transaction, again where that is known to be right."""
@@ -257,7 +222,7 @@ class PostgresqlDatabase:
         was_lost = False
         while True:
             try:
-                with self._borrowed(deadline) as connection:
+                with self._pool.borrow(deadline) as connection:
                     return attempt(connection)
             except psycopg.Error as error:
                 committing = connection.is_committing
@@ -268,7 +233,8 @@ class PostgresqlDatabase:
                     # Those that met each other once do not meet again in step.
                     time.sleep(random.uniform(0, min(0.1, 0.001 * 2**retries)))  # noqa: S311 (nothing secret)
                     continue
-                if is_lost(error) and not committing and not was_lost and not isinstance(error, Overdue):
+                can_try = not committing and not was_lost and time.monotonic() < deadline
+                if can_try and is_lost(error) and not isinstance(error, Overdue):
                     was_lost = True
                     continue
                 raise self._explain(error, committing=committing) from error
@@ -278,57 +244,6 @@ class PostgresqlDatabase:
             return StorageBusy(f"the database {self.location} did not answer in time")
         return translate(error, location=self.location, committing=committing)
 
-    @contextlib.contextmanager
-    def _borrowed(self, deadline: float) -> Iterator[Connection]:
-        """Take a connection that works out of the pool, and put it back in the end, or throw it away."""
-        pool = self._open_pool().pool
-        connection = self._take(pool, deadline)
-        connection.is_committing = False
-        connection.deadline = max(deadline, time.monotonic()) + GRACE_SECONDS
-        try:
-            yield connection
-        except BaseException as error:
-            # A server that ended it, or takes no writes, is not asked again on the same connection: behind the same
-            # name there may be another by now.
-            if not isinstance(error, InvitesError) and _is_spoiled(error):
-                connection.close()
-            raise
-        finally:
-            connection.used_at = time.monotonic()
-            pool.putconn(connection)
-
-    def _take(self, pool: ConnectionPool[Connection], deadline: float) -> Connection:
-        process = self._process.get()
-        began = time.monotonic()
-        while True:
-            remaining = deadline - time.monotonic()
-            try:
-                connection = pool.getconn(timeout=max(0.001, min(SLICE_SECONDS, remaining)))
-            except PoolClosed as error:
-                raise StorageError("the store is closed") from error
-            except PoolTimeout as error:
-                failure = process.failure
-                if failure is not None and process.failed_at >= began:
-                    raise StorageError(f"cannot reach the database {self.location}: {first_line(failure)}") from failure
-                if remaining <= 0:
-                    raise StorageBusy(f"the database {self.location} is busy: no connection is free") from error
-                continue
-            if connection.works():
-                return connection
-            connection.close()
-            pool.putconn(connection)
-
-    def _open_pool(self) -> _Process:
-        process = self._process.get()
-        if self._closed:
-            raise StorageError("the store is closed")
-        if not process.opened:
-            with process.lock:
-                if not process.opened:
-                    process.pool.open()
-                    process.opened = True
-        return process
-
 
 class _Unreachable(StorageError):
     """No connection could be made."""
@@ -336,7 +251,3 @@ class _Unreachable(StorageError):
 
 class _Unstorable(StorageError):
     """A value that the database cannot hold, such as a text with a NUL in it."""
-
-
-def _is_spoiled(error: BaseException) -> bool:
-    return not isinstance(error, psycopg.Error) or is_lost(error) or error.sqlstate in {*AWAY, "25006"}

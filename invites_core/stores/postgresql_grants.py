@@ -56,7 +56,11 @@ _FINISH: Final = (
     "UPDATE creations SET done_at = %(now)s WHERE key_id = %(key)s AND digest = %(digest)s AND done_at IS NULL"
 )
 _QUOTA_TAKEN: Final = "SELECT taken FROM quotas WHERE key_id = %(key)s AND window_start >= %(start)s"
-_PURGE: Final = "DELETE FROM creations WHERE created_at < %(before)s RETURNING 1"
+PURGED_AT_ONCE: Final = 10_000
+_PURGE: Final = (
+    "DELETE FROM creations WHERE (key_id, digest) IN (SELECT key_id, digest FROM creations"
+    f" WHERE created_at < %(before)s LIMIT {PURGED_AT_ONCE}) RETURNING 1"
+)
 
 
 class PostgresqlGrants:
@@ -81,7 +85,11 @@ class PostgresqlGrants:
         return int(rows[0][0]) if rows else 0
 
     def purge_grants(self, *, before: datetime) -> int:  # noqa: D102
-        return len(self._database.change(_PURGE, {"before": to_seconds(before)}))
+        purged = step = len(self._database.change(_PURGE, {"before": to_seconds(before)}))
+        while step == PURGED_AT_ONCE:
+            step = len(self._database.change(_PURGE, {"before": to_seconds(before)}))
+            purged += step
+        return purged
 
     def _take(self, grant: Grant, invites: Sequence[Invite] | None) -> GrantTaken:
         statement = _take_statement(grant.window is not None, grant.digest is not None, invites is not None)

@@ -46,7 +46,7 @@ _RECORD_USES: Final = (
 )
 _DELETE: Final = "DELETE FROM keys WHERE id = %(id)s AND host = %(host)s RETURNING 1"
 _AFTER_DELETION: Final = (
-    "INSERT INTO deleted_keys (id, deleted_at) VALUES (%(id)s, %(now)s)",
+    "INSERT INTO deleted_keys (id, deleted_at) VALUES (%(id)s, %(now)s) ON CONFLICT DO NOTHING",
     "DELETE FROM quotas WHERE key_id = %(id)s",
     "DELETE FROM creations WHERE key_id = %(id)s",
 )

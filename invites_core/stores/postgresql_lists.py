@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,10 +28,18 @@ _REVOCABLE: Final = f"((closed = 0 AND {NOT_EXPIRED}) OR closed = 1) AND revoked
 _OF_SOURCE: Final = (
     "SELECT position, token FROM invites WHERE source = %(source)s AND host = %(host)s AND position > %(after)s::uuid"
 )
+_IN_STEP: Final = "AND position <= %(end)s::uuid"
 _REVOCABLE_OF_SOURCE: Final = (
-    f"(({_OF_SOURCE} AND closed = 0 AND {NOT_EXPIRED} ORDER BY position LIMIT %(limit)s) UNION ALL"
-    f" ({_OF_SOURCE} AND closed = 1 AND revoked_by IS NULL ORDER BY position LIMIT %(limit)s))"
+    f"(({_OF_SOURCE} AND closed = 0 {_IN_STEP} AND {NOT_EXPIRED} ORDER BY position LIMIT %(limit)s) UNION ALL"
+    f" ({_OF_SOURCE} AND closed = 1 {_IN_STEP} AND revoked_by IS NULL ORDER BY position LIMIT %(limit)s))"
     " ORDER BY position LIMIT %(limit)s"
+)
+# Neither whether an open invite has expired nor whether a used one was marked is part of the index, so a step ends
+# after so many rows of either.
+_SWEEP_END: Final = (
+    f"SELECT min(position::text) FROM ((SELECT position FROM ({_OF_SOURCE} AND closed = 0 ORDER BY position"
+    f" LIMIT 1 OFFSET {SCANNED_ROWS - 1}) AS open) UNION ALL (SELECT position FROM ({_OF_SOURCE} AND closed = 1"
+    f" ORDER BY position LIMIT 1 OFFSET {SCANNED_ROWS - 1}) AS used)) AS ends"
 )
 _REVOKE_TOKENS: Final = (
     "UPDATE invites SET revoked_by = %(by)s, closed_at = CASE WHEN closed = 0 THEN %(now)s ELSE closed_at END"
@@ -40,9 +49,10 @@ _STEP_END: Final = (
     "SELECT token FROM invites WHERE token > %(after)s ORDER BY token LIMIT 1 OFFSET %(limit)s::bigint - 1"
 )
 _PURGE: Final = (
-    "DELETE FROM invites WHERE token > %(after)s AND (%(end)s::text IS NULL OR token <= %(end)s::text)"
-    f" AND {_OVER_BEFORE} RETURNING token"
+    # Two statements: one with "no end, or before the end" in it is planned for the worse of the two.
+    f"DELETE FROM invites WHERE token > %(after)s AND token <= %(end)s AND {_OVER_BEFORE} RETURNING token"
 )
+_PURGE_LAST: Final = f"DELETE FROM invites WHERE token > %(after)s AND {_OVER_BEFORE} RETURNING token"
 _PURGE_REDEMPTIONS: Final = "DELETE FROM redemptions WHERE token = ANY(%(tokens)s::text[])"
 
 
@@ -97,13 +107,16 @@ class PostgresqlLists:
             "limit": limit,
         }
         # Looked for without locks, so that a long search keeps nobody waiting; the guard decides again.
+        [(end,)] = self._database.read(_SWEEP_END, bindings)
+        bindings["end"] = LAST if end is None else end
         found = self._database.read(_REVOCABLE_OF_SOURCE, bindings)
+        following = None if end is None else format_position(uuid.UUID(end))
         if not found:
-            return Sweep(changed=0, next=None)
+            return Sweep(changed=0, next=following)
         bindings["tokens"] = [token for _, token in found]
         marked = self._database.change(_REVOKE_TOKENS, bindings)
         revoked = sum(closed == CLOSED_REVOKED for (closed,) in marked)
-        return Sweep(changed=revoked, next=format_position(found[-1][0]) if len(found) == limit else None)
+        return Sweep(changed=revoked, next=format_position(found[-1][0]) if len(found) == limit else following)
 
     def purge_invites(self, *, before: datetime, limit: int, cursor: str | None = None) -> Sweep:
         """Walk in the order of the tokens: the primary key is the one index over all hosts."""
@@ -112,7 +125,7 @@ class PostgresqlLists:
         bindings["end"] = ends[0][0] if ends else None
 
         def change(connection: Connection) -> int:
-            tokens = [token for (token,) in connection.run(_PURGE, bindings)]
+            tokens = [token for (token,) in connection.run(_PURGE if ends else _PURGE_LAST, bindings)]
             if tokens:
                 # After the invites: their rows are locked now, and no redemption comes to them any more.
                 connection.run(_PURGE_REDEMPTIONS, {"tokens": tokens})

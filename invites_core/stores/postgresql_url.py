@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
@@ -29,9 +29,14 @@ class PostgresqlUrl:
         location: Where the database is, without password and parameters.
     """
 
-    conninfo: dict[str, str]
+    conninfo: dict[str, str] = field(repr=False)
     max_connections: int
     location: str
+
+    @property
+    def hosts(self) -> int:
+        """How many servers it names, which are tried one after the other."""
+        return self.conninfo.get("host", "").count(",") + 1
 
 
 def parse_postgresql_url(url: str) -> PostgresqlUrl:

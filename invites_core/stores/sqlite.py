@@ -16,6 +16,7 @@ from invites_core.stores.sqlite_invites import SqliteInvites, add_invites
 from invites_core.stores.sqlite_keys import SqliteKeys, finish_grant, take_grant
 from invites_core.stores.sqlite_schema import SCHEMA, SCHEMA_VERSION
 from invites_core.stores.sqlite_transfer import SqliteTransfer
+from invites_core.stores.transfer import MARK
 
 __all__ = ["SqliteStore"]
 
@@ -57,8 +58,11 @@ class SqliteStore(SqliteKeys, SqliteInvites, SqliteTransfer):
         self._database.ping()
 
     def find_problems(self) -> Sequence[str]:
-        """Run SQLite's quick check, which reads the whole file."""
-        return self._database.find_problems()
+        """Run SQLite's quick check, which reads the whole file, and look whether it is an unfinished copy."""
+        problems = self._database.find_problems()
+        if not problems and self.find_deletion(MARK) is not None:
+            problems.append(f"{self.location} holds an unfinished copy: run `invites-api copy` again to its end")
+        return problems
 
     def back_up(self, file: Path) -> None:
         """Write all of the database into a new file by `VACUUM INTO`, while others write.

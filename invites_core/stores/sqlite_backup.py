@@ -153,4 +153,8 @@ def _give_name(temporary: Path, file: Path) -> None:
             raise
         # A file system that knows one name for a file only: the name is taken first, and then given.
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        os.rename(temporary, file)
+        try:
+            os.rename(temporary, file)
+        except OSError:
+            file.unlink()
+            raise

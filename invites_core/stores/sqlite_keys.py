@@ -60,7 +60,11 @@ _ADD_CREATION: Final = (
     " VALUES (?, ?, ?, ?, ?, NULL)"
 )
 _FINISH_CREATION: Final = "UPDATE creations SET done_at = ?3 WHERE key_id = ?1 AND digest = ?2 AND done_at IS NULL"
-_PURGE_CREATIONS: Final = "DELETE FROM creations WHERE created_at < ? RETURNING 1"
+PURGED_AT_ONCE: Final = 1000
+_PURGE_CREATIONS: Final = (
+    "DELETE FROM creations WHERE (key_id, digest) IN (SELECT key_id, digest FROM creations"
+    f" WHERE created_at < ? LIMIT {PURGED_AT_ONCE}) RETURNING 1"
+)
 
 
 class SqliteKeys:
@@ -147,7 +151,16 @@ class SqliteKeys:
 
     def purge_grants(self, *, before: datetime) -> int:  # noqa: D102
         bindings = (to_seconds(before),)
-        return len(self._database.write(lambda connection: connection.execute(_PURGE_CREATIONS, bindings).fetchall()))
+
+        def change(connection: apsw.Connection) -> int:
+            return len(connection.execute(_PURGE_CREATIONS, bindings).fetchall())
+
+        # A step at a time, so that many rows do not keep the other writers waiting.
+        purged = step = self._database.write(change)
+        while step == PURGED_AT_ONCE:
+            step = self._database.write(change)
+            purged += step
+        return purged
 
 
 def take_grant(connection: apsw.Connection, grant: Grant) -> GrantTaken:

@@ -20,11 +20,11 @@ __all__ = ["FileTurn"]
 
 
 class _Wait:
-    """One wait for the lock, in a thread that stands in the kernel's queue.
+    """A wait for the lock, in a thread that stands in the kernel's queue.
 
     The kernel serves those who block in the order in which they came, and at once; who asks again and again is served
-    by chance. It knows no time limit, so a thread blocks, and whoever waits too long leaves it behind: what it gets
-    after that it lets go of.
+    by chance. It knows no time limit, so a thread blocks, and whoever waits for too long leaves it behind. The next to
+    wait takes it over; what it gets while nobody does, it lets go of.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -32,24 +32,37 @@ class _Wait:
         self._descriptor = os.dup(descriptor)
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._is_ours = False
-        self._is_left = False
-        threading.Thread(target=self._run, name="invites-turn", daemon=True).start()
+        self._is_held = False
+        self._is_wanted = False
+        try:
+            threading.Thread(target=self._run, name="invites-turn", daemon=True).start()
+        except RuntimeError:
+            os.close(self._descriptor)
+            raise
 
-    def ends_before(self, deadline: float) -> bool:
-        """Wait until the lock is held, and tell whether it came to that before a time in ``time.monotonic``."""
+    def ends_before(self, deadline: float) -> bool | None:
+        """Wait until the lock is held, and tell whether it came to that before a time in ``time.monotonic``.
+
+        Returns:
+            None where the wait was over before anybody took it over.
+        """
+        with self._lock:
+            if self._ended.is_set():
+                return None
+            self._is_wanted = True
         self._ended.wait(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            self._is_left = not self._is_ours
-            return self._is_ours
+            self._is_wanted = False
+            return self._is_held
 
     def _run(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             with self._lock:
-                self._is_ours = not self._is_left
-                if self._is_left:
+                self._is_held = self._is_wanted
+                if not self._is_held:
                     fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._ended.set()
         except OSError:
             # No lock, which only orders the writers: whoever waits is told that it took too long.
             pass
@@ -66,6 +79,7 @@ class FileTurn:
         self._database = database
         self._descriptor: int | None = None
         self._usable = True
+        self._wait: _Wait | None = None
 
     @contextlib.contextmanager
     def take(self, deadline: float) -> Iterator[None]:
@@ -79,12 +93,12 @@ class FileTurn:
             yield
             return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not _Wait(descriptor).ends_before(deadline):
-                raise StorageBusy(f"the database {self._database} is busy") from None
-        except OSError:
-            # A file system without such locks: SQLite's own lock decides alone.
+            self._lock(descriptor, deadline)
+        except StorageBusy:
+            # Which is an OSError as well.
+            raise
+        except (OSError, RuntimeError):
+            # A file system without such locks, or no thread to be had: SQLite's own lock decides alone.
             self.close()
             yield
             return
@@ -93,6 +107,21 @@ class FileTurn:
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)
 
+    def _lock(self, descriptor: int, deadline: float) -> None:
+        # While a thread of an earlier turn is in the queue nobody else asks: the lock belongs to the open file, and
+        # what one gets all have.
+        held = None if self._wait is None else self._wait.ends_before(deadline)
+        while held is None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                self._wait = _Wait(descriptor)
+                held = self._wait.ends_before(deadline)
+        if not held:
+            raise StorageBusy(f"the database {self._database} is busy")
+        self._wait = None
+
     def close(self) -> None:
         """Close the lock file."""
         self._usable = False
@@ -100,6 +129,7 @@ class FileTurn:
 
     def release(self) -> None:
         """Close the lock file until the next turn: a child that inherited it would keep its parent's lock alive."""
+        self._wait = None
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

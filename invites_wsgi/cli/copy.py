@@ -62,6 +62,8 @@ def _settings_of(session: Session, option: str, url: str | None) -> Settings:
         raise click.UsageError(f"{option}: {str(error).removeprefix('database: ')}") from error
     if settings.database == "memory:":
         raise click.UsageError(f"{option}: memory: is gone with its process; there is nothing to copy")
+    if settings.invites not in (None, settings.database):
+        tell(f"{option}: the invites are in a database of their own, which is not copied with the keys")
     return replace(settings, invites=None)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -24,7 +27,7 @@ from invites_core.errors import (
 )
 from invites_core.hashing import SecretHasher
 from invites_core.service import ApiKeys, Invites
-from invites_core.stores import open_store
+from invites_core.stores import open_store, postgresql_grants
 from invites_core.stores.postgresql import PostgresqlStore
 from invites_core.stores.postgresql_connection import Connection
 from invites_core.stores.postgresql_database import PostgresqlDatabase
@@ -139,6 +142,7 @@ class TestUrls:
         assert parsed.conninfo == {
             "user": "me", "password": "p@ss", "host": "h", "dbname": "db", "sslmode": "verify-full"
         }  # fmt: skip
+        assert "p@ss" not in repr(parsed)
 
     @pytest.mark.parametrize(
         "url",
@@ -319,7 +323,10 @@ class TestConnections:
     def test_who_finds_no_connection_free_is_told(self, open_with: Callable[..., PostgresqlStore]) -> None:
         """Waiting for a connection has an end."""
         store = open_with("max_connections=1", timeout=SHORT)
-        with store._database._borrowed(time.monotonic() + 1), pytest.raises(StorageBusy, match="no connection is free"):
+        with (
+            store._database._pool.borrow(time.monotonic() + 1),
+            pytest.raises(StorageBusy, match="no connection is free"),
+        ):
             store.ping()
         store.ping()
 
@@ -385,6 +392,55 @@ class TestConnections:
                 PostgresqlStore(postgresql_url, create=False, timeout=SHORT)
         PostgresqlStore(postgresql_url, create=False).close()
 
+    def test_transaction_that_gets_no_answer_is_not_run_again(
+        self, open_with: Callable[..., PostgresqlStore], other: psycopg.Connection[Any]
+    ) -> None:
+        """A server that falls silent in a transaction is told as busy in time, and the change was tried once."""
+        store = open_with(timeout=SHORT)
+        calls = []
+
+        def change(connection: Connection) -> None:
+            calls.append(1)
+            pid = connection.info.backend_pid
+            os.kill(pid, signal.SIGSTOP)
+            stopped.append(pid)
+            connection.run("SELECT 1")
+
+        stopped: list[int] = []
+        with store._database._pool.borrow(time.monotonic() + 1):
+            store.ping()
+        began = time.monotonic()
+        try:
+            with pytest.raises(StorageBusy, match="did not answer in time"):
+                store._database.write(change)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        assert calls == [1]
+        assert time.monotonic() - began < PATIENCE
+        store.ping()
+
+    def test_idle_connections_that_do_not_answer_are_not_asked_one_by_one(
+        self, open_with: Callable[..., PostgresqlStore], other: psycopg.Connection[Any]
+    ) -> None:
+        """Once an idle connection does not answer, the others that were idle with it are replaced unasked."""
+        store = open_with("max_connections=8", timeout=PATIENCE)
+        with contextlib.ExitStack() as borrowed:
+            for _ in range(8):
+                connection = borrowed.enter_context(store._database._pool.borrow(time.monotonic() + PATIENCE))
+                connection.run("SELECT 1")
+        asked = []
+        works = Connection.works
+
+        def ask(connection: Connection) -> bool:
+            asked.append(connection)
+            return len(asked) > 1 and works(connection)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Connection, "works", ask)
+            store.ping()
+        assert len(asked) == 2
+
     def test_read_only_server_is_told(self, open_with: Callable[..., PostgresqlStore]) -> None:
         """A server that takes no writes answers readers, and is not ready."""
         open_with()
@@ -412,11 +468,13 @@ class TestWaiting:
         assert store.find_invite(invite.token) == invite
 
     @pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
-    def test_one_redeemer_wins_at_every_isolation(self, open_with: Callable[..., PostgresqlStore], level: str) -> None:
-        """Whatever isolation the server is set to, as many redemptions succeed as there are uses."""
+    def test_one_redeemer_wins_whatever_the_server_is_set_to(
+        self, open_with: Callable[..., PostgresqlStore], level: str
+    ) -> None:
+        """Whatever isolation is usual there, transactions run at the one meant here, and uses are exact."""
         isolation = level.replace(" ", "%5C%20")
         store = open_with(f"options=-c%20default_transaction_isolation%3D{isolation}", timeout=PATIENCE)
-        assert find_settings(store, "transaction_isolation") == [level]
+        assert find_settings(store, "transaction_isolation") == ["read committed"]
         invite = make_invite(max_uses=5)
         store.add_invites([invite])
 
@@ -583,6 +641,27 @@ def test_text_that_cannot_be_stored_is_refused(store: PostgresqlStore) -> None:
     with pytest.raises(StorageError):
         store.add_key(make_key(name="a\0b"))
     store.ping()
+
+
+def test_many_repeatable_creations_are_purged(
+    store: PostgresqlStore, other: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many idempotency rows there are, those before a time are deleted, in steps, and counted."""
+    monkeypatch.setattr(postgresql_grants, "PURGED_AT_ONCE", 10)
+    monkeypatch.setattr(postgresql_grants, "_PURGE", postgresql_grants._PURGE.replace("LIMIT 10000", "LIMIT 10"))
+    other.execute(
+        "INSERT INTO creations SELECT 'k', number::text::bytea, '', '[]', number, NULL"
+        " FROM generate_series(1, 1100) AS number"
+    )
+    assert store.purge_grants(before=datetime.fromtimestamp(1001, UTC)) == 1000
+    assert other.execute("SELECT count(*) FROM creations").fetchall() == [(100,)]
+
+
+def test_unfinished_copy_is_found(store: PostgresqlStore, other: psycopg.Connection[Any]) -> None:
+    """A database that a copy was not finished into is a problem that is told."""
+    other.execute("INSERT INTO deleted_keys VALUES ('unfinished copy', 0)")
+    [problem] = store.find_problems()
+    assert "holds an unfinished copy" in problem
 
 
 def test_miscounted_uses_are_found(store: PostgresqlStore, other: psycopg.Connection[Any]) -> None:

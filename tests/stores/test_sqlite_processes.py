@@ -363,6 +363,7 @@ def test_turn_that_was_given_up_is_passed_on(tmp_path: Path) -> None:
         for _ in range(3):
             with pytest.raises(StorageBusy), second.take(time.monotonic() + 0.05):
                 pytest.fail("two have the turn at the same time")
+        assert sum(thread.name == "invites-turn" for thread in threading.enumerate()) <= 1
     for turn in (third, second, third, first):
         with turn.take(time.monotonic() + PATIENCE):
             pass

@@ -32,11 +32,14 @@ os._exit(0)
 """
 
 # Copies, and prints by how much the process has grown, how many invites there are, and the largest batch.
+ROOT = Path(__file__).resolve().parents[2]
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.transfer import copy_store
+sys.path.append(sys.argv[3])
 from tests.stores.transfers import Failing
 
 source, target = (SqliteStore(Path(name)) for name in sys.argv[1:3])
@@ -127,7 +130,7 @@ def test_many_rows_are_copied_in_bounded_memory(tmp_path: Path, start_python: St
     source, target = tmp_path / "a.db", tmp_path / "b.db"
     SqliteStore(source).close()
     run_sql(source, FILL.format(rows=100_000))
-    grown, invites, largest = map(int, start_python(MEASURED, source, target).finish().split())
+    grown, invites, largest = map(int, start_python(MEASURED, source, target, ROOT).finish().split())
     assert (invites, largest) == (100_000, BATCH_ROWS)
     # In KiB. All of the rows at once are more than 100 MiB.
     assert grown < 32 * 1024
