@@ -308,7 +308,10 @@ class TestCommand:
 
     def test_missing_package_is_named(self) -> None:
         """Without a package that it needs the command says which one, and what to do."""
-        program = "import sys; sys.modules['argon2'] = None; from tests.bench.__main__ import main; sys.exit(main([]))"
+        program = (
+            f"import sys; sys.path.append({str(ROOT)!r}); sys.modules['argon2'] = None;"
+            " from tests.bench.__main__ import main; sys.exit(main([]))"
+        )
         run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert (run.returncode, run.stdout) == (2, "")
         assert run.stderr.startswith("bench: argon2 missing: run bin/test once")

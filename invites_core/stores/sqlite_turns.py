@@ -13,10 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from invites_core.errors import StorageBusy
 
 __all__ = ["FileTurn"]
+
+LEAST_SECONDS: Final = 0.02
+"""How long a wait lasts at least: a thread that is just getting the lock needs a moment to say so."""
 
 
 class _Wait:
@@ -50,7 +54,7 @@ class _Wait:
             if self._ended.is_set():
                 return None
             self._is_wanted = True
-        self._ended.wait(max(0.0, deadline - time.monotonic()))
+        self._ended.wait(max(LEAST_SECONDS, deadline - time.monotonic()))
         with self._lock:
             self._is_wanted = False
             return self._is_held
