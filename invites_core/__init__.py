@@ -36,7 +36,7 @@ from invites_core.invites import Invite, Redemption
 from invites_core.keys import NEVER, ApiKey, IssuedKey, KeyPolicy, Quota
 from invites_core.service import ApiKeys, InviteFields, Invites, Redeemed, delete_key_with_invites
 from invites_core.store import InvitePage, InviteStore, KeyStore, Store
-from invites_core.stores import open_store
+from invites_core.stores import open_invite_store, open_store
 
 __all__ = [
     "NEVER",
@@ -80,5 +80,6 @@ __all__ = [
     "WrongRedeemer",
     "__version__",
     "delete_key_with_invites",
+    "open_invite_store",
     "open_store",
 ]

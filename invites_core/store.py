@@ -170,6 +170,8 @@ class BaseStore(Protocol):
     def find_problems(self) -> Sequence[str]:
         """Look the data over, which may take a while, and return what is wrong with it in words; empty for nothing.
 
+        A text that begins with ``note: `` is worth knowing and no fault.
+
         Raises:
             StorageError: It cannot be read.
         """

@@ -14,7 +14,16 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
-from invites_core import ApiKeys, InvalidKey, Invites, InvitesError, SecretHasher, StorageError, open_store
+from invites_core import (
+    ApiKeys,
+    InvalidKey,
+    Invites,
+    InvitesError,
+    SecretHasher,
+    StorageError,
+    open_invite_store,
+    open_store,
+)
 from invites_core.clock import Clock, system_clock
 from invites_core.store import InviteStore, KeyStore
 from invites_wsgi.api import InvitesApi
@@ -241,7 +250,9 @@ def create_app(settings: Settings | None = None) -> App | ProxyFix:
     if not is_configured():
         configure_logging(settings.log_format, settings.log_level)
     key_store = open_store(settings.database, create=False)
-    invite_store = key_store if settings.invites is None else open_store(settings.invites, create=False)
+    invite_store: InviteStore = key_store
+    if settings.invites is not None:
+        invite_store = open_invite_store(settings.invites, create=False)
     app = App(settings, key_store=key_store, invite_store=invite_store)
     if not settings.trusted_proxies:
         return app

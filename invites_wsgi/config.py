@@ -18,7 +18,7 @@ from invites_core.durations import parse_duration
 from invites_core.errors import InvalidHost, InvalidRequest
 from invites_core.hosts import Hosts, HostSettings
 from invites_core.invites import check_landing_template
-from invites_core.stores import parse_sqlite_path
+from invites_core.stores import find_max_rows, parse_socket_path, parse_sqlite_path
 
 __all__ = ["Settings", "SettingsError", "default_database", "has_password", "load_settings"]
 
@@ -109,7 +109,7 @@ def load_settings(
 
 def has_password(url: str) -> bool:
     """Tell whether a database URL holds a password, which must not be an argument that every user can list."""
-    if url.startswith(("sqlite:", "memory:")):
+    if url.startswith(("sqlite:", "memory:", "agent:", "prosody:")):
         return False
     # Not by the characters that end a name in other URLs: PostgreSQL's library takes them as part of a password. Its
     # parameters may be percent-encoded, in their names too.
@@ -139,7 +139,13 @@ def _read_file(settings: Settings, path: Path) -> Settings:
 def _make_absolute(url: str, folder: Path) -> str:
     """A relative path in a settings file is relative to the file."""
     path = parse_sqlite_path(url)
-    return url if path is None else f"sqlite:///{folder / path}"
+    if path is not None:
+        return f"sqlite:///{folder / path}"
+    path = parse_socket_path(url)
+    if path is None:
+        return url
+    max_rows = find_max_rows(url)
+    return f"{url.partition(':')[0]}://{folder / path}{'' if max_rows is None else f'?max_rows={max_rows}'}"
 
 
 def _read_sections(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,13 +243,24 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 def _database(value: object) -> str:
     url = _text(value)
+    if parse_socket_path(url) is not None:
+        # Keys stay with the service: nothing that is behind a socket is ever asked about a secret.
+        raise ValueError(f"{url.partition(':')[0]}: holds invites only, no keys; it can be the setting invites")
+    return _known_store(url, "sqlite:///, postgresql:// and memory:")
+
+
+def _invites(value: object) -> str:
+    url = _text(value)
+    if parse_socket_path(url) is not None:
+        return url
+    return _known_store(url, "sqlite:///, postgresql://, memory:, agent: and prosody:")
+
+
+def _known_store(url: str, known: str) -> str:
     if url != "memory:" and not url.startswith("postgresql://") and parse_sqlite_path(url) is None:
         # Only the scheme is shown: the rest may hold a password.
         scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:", url)
-        raise ValueError(
-            f"there is no store {scheme[0] if scheme else 'without a scheme'!r};"
-            " known are sqlite:///, postgresql:// and memory:"
-        )
+        raise ValueError(f"there is no store {scheme[0] if scheme else 'without a scheme'!r}; known are {known}")
     return url
 
 
@@ -303,7 +320,7 @@ _SECTIONS: Final[dict[str, dict[str, str]]] = {
 }
 _CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
     "database": _database,
-    "invites": _database,
+    "invites": _invites,
     "listen": _listen,
     "path": _path,
     "landing_path": _path,

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from invites_core import InviteStore, KeyStore, StorageError, Store, open_store
+from invites_core import InviteStore, KeyStore, StorageError, open_invite_store, open_store
 from invites_core.stores import parse_sqlite_path
 from invites_core.stores.schema import HasSchema
 from invites_wsgi.config import Settings, default_database, has_password, load_settings
@@ -22,6 +22,7 @@ from invites_wsgi.config import Settings, default_database, has_password, load_s
 __all__ = ["Command", "Session", "escape_controls", "print_fields", "print_json", "session_options", "tell"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=InviteStore | KeyStore)
 
 _OPTION_LIKE: Final = re.compile(r"--[a-z]+(-[a-z]+)*(=.*)?", re.DOTALL)
 _JOINERS: Final = "\u200c\u200d"
@@ -110,21 +111,22 @@ class Session:
             create: Whether to make databases that are not there, and tell their paths.
         """
         with contextlib.ExitStack() as stack:
-            key_store = _open_store(settings.database, create=create)
+            key_store = _open_store(open_store, settings.database, create=create)
             stack.callback(key_store.close)
-            invite_store = key_store
+            invite_store: InviteStore = key_store
             if settings.invites is not None:
-                invite_store = _open_store(settings.invites, create=create)
+                invite_store = _open_store(open_invite_store, settings.invites, create=create)
                 stack.callback(invite_store.close)
             yield key_store, invite_store
 
 
-def _open_store(url: str, *, create: bool) -> Store:
+def _open_store(open_url: Callable[..., S], url: str, *, create: bool) -> S:
     path = parse_sqlite_path(url)
     if create and path is not None and url == default_database(os.environ):
         _make_private_folder(path.parent)
-    store = open_store(url, create=create)
-    if create and isinstance(store, HasSchema) and store.schema.is_new:
+    store = open_url(url, create=create)
+    opened: object = store
+    if create and isinstance(opened, HasSchema) and opened.schema.is_new:
         tell(f"Made the database {store.location}")
     return store
 

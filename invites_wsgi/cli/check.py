@@ -8,33 +8,20 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
 
-from invites_core import StorageError, __version__, open_store
+from invites_core import StorageError, __version__, open_invite_store
 from invites_core.stores import parse_sqlite_path
 from invites_core.stores.schema import HasSchema, SchemaVersion
 from invites_wsgi.cli.base import Command, Session, escape_controls, print_json, session_options
+from invites_wsgi.cli.findings import Finding, check_hosts_of_store, check_socket, describe_failure
 from invites_wsgi.cli.links import describe_link
 from invites_wsgi.config import Settings, has_password
 
 __all__ = ["check"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        level: ``ok``, ``note`` (worth knowing) or ``bad`` (to be mended).
-        text: What was found, and for ``bad`` what to do.
-    """
-
-    level: str
-    text: str
 
 
 @click.command(cls=Command)
@@ -71,22 +58,30 @@ def _check_settings(settings: Settings) -> Iterator[Finding]:
 def _check_database(settings: Settings) -> Iterator[Finding]:
     urls = [settings.database] if settings.invites is None else [settings.database, settings.invites]
     for url in urls:
+        yield from check_socket(url)
         try:
-            store = open_store(url, create=False, migrate=False)
+            store = open_invite_store(url, create=False, migrate=False)
             try:
                 store.ping()
                 yield Finding("ok", f"database {store.location} answers")
                 if isinstance(store, HasSchema):
                     yield _describe_schema(store.schema)
-                yield from (Finding("bad", problem) for problem in store.find_problems())
+                yield from map(_describe_problem, store.find_problems())
+                if url == settings.invites:
+                    yield from check_hosts_of_store(store, settings.hosts.listed)
             finally:
                 store.close()
         except StorageError as error:
-            yield Finding("bad", str(error))
+            yield describe_failure(error)
         path = parse_sqlite_path(url)
         # Not by Path.exists, which raises where a folder on the way is closed to this user.
         if path is not None and os.path.exists(path):
             yield from _check_permissions(Path(os.path.abspath(path)))
+
+
+def _describe_problem(text: str) -> Finding:
+    note = text.removeprefix("note: ")
+    return Finding("bad" if note == text else "note", note)
 
 
 def _describe_schema(schema: SchemaVersion) -> Finding:

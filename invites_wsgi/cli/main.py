@@ -10,10 +10,12 @@ from typing import NoReturn
 import click
 
 from invites_core import InvitesError, __version__
+from invites_wsgi.cli.agent import agent
 from invites_wsgi.cli.backup import backup
 from invites_wsgi.cli.base import escape_controls, session_options
 from invites_wsgi.cli.check import check
 from invites_wsgi.cli.copy import copy
+from invites_wsgi.cli.import_keys import import_keys_command
 from invites_wsgi.cli.invites import invite
 from invites_wsgi.cli.keys import create, delete, find, list_keys, rotate, update
 from invites_wsgi.cli.purge import purge
@@ -31,7 +33,22 @@ def command() -> None:
     """Make and keep API keys for invites, and serve the API that makes invites with them."""
 
 
-for _subcommand in (create, list_keys, delete, update, rotate, find, invite, copy, backup, purge, check, serve):
+for _subcommand in (
+    create,
+    list_keys,
+    delete,
+    update,
+    rotate,
+    find,
+    import_keys_command,
+    invite,
+    copy,
+    backup,
+    purge,
+    check,
+    serve,
+    agent,
+):
     command.add_command(_subcommand)
 
 

@@ -19,7 +19,7 @@ from tests.cli.support import Invoke, run_command, run_main, url_of
 from tests.helpers import PATIENCE, make_key
 from tests.wsgi.support import COMMAND, FailingStore, get_sample_errors
 
-COMMANDS = "backup check copy create delete find invite list purge rotate serve update".split()
+COMMANDS = "agent backup check copy create delete find import-keys invite list purge rotate serve update".split()
 
 
 # Where options stand

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import grp
 import importlib.metadata
 import json
 import os
+import socket
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import invites_core
+from invites_core.stores.memory import MemoryStore
 from invites_core.stores.sqlite import SqliteStore
 from tests.cli.support import Invoke, Run, change_database
 from tests.helpers import make_invite, make_key
 from tests.privileges import without_power_over_files
+from tests.stores.agents import serving
 
 
 @pytest.fixture
@@ -229,6 +234,157 @@ def test_both_databases_are_looked_at(invoke: Invoke, filled: Path, tmp_path: Pa
     run = invoke("--config", str(config), "check", database=None)
     assert_bad(run, f"no database at {tmp_path / 'invites.db'}")
     assert f"database {filled} answers" in findings(run, "ok")
+
+
+# Invites behind a socket
+
+
+@pytest.fixture
+def behind_agent(filled: Path, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
+    """A settings file whose invites are behind an agent that runs, and the agent's socket, in a folder of its own."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o750)
+    config = tmp_path / "settings.toml"
+    config.write_text(
+        f'database = "sqlite:///{filled}"\ninvites = "agent:run/agent.sock"\n[hosts."example.com"]\n', "utf-8"
+    )
+    config.chmod(0o600)
+    with serving(MemoryStore(), folder / "agent.sock", hosts=frozenset({"example.com"})):
+        yield config, folder / "agent.sock"
+
+
+def check_with(invoke: Invoke, config: Path) -> Run:
+    """Check with a settings file."""
+    return invoke("--config", str(config), "check", database=None)
+
+
+def test_an_agent_as_it_should_be(invoke: Invoke, behind_agent: tuple[Path, Path]) -> None:
+    """A socket that is its owner's and its group's alone, and an agent that serves the hosts, are all right."""
+    config, path = behind_agent
+    run = check_with(invoke, config)
+    assert (run.code, findings(run, "bad")) == (0, [])
+    group = grp.getgrgid(path.stat().st_gid).gr_name
+    assert f"{path} is open to its owner and to group {group} alone" in findings(run, "ok")
+
+
+def test_a_missing_agent_is_found(invoke: Invoke, behind_agent: tuple[Path, Path]) -> None:
+    """A socket that is not there, one that nobody listens on, and a file in its place: each says to start the agent."""
+    config, path = behind_agent
+    hint = "start invites-api agent, and see its log if it has ended"
+    path.rename(path.with_name("elsewhere"))
+    assert_bad(check_with(invoke, config), f"cannot reach the agent at {path}: no such file or directory; {hint}")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    path.chmod(0o660)
+    assert_bad(check_with(invoke, config), f"cannot reach the agent at {path}: connection refused; {hint}")
+    path.unlink()
+    path.write_text("")
+    assert_bad(check_with(invoke, config), f"cannot reach the agent at {path}: connection refused; {hint}")
+    path.unlink()
+    path.with_name("elsewhere").rename(path)
+
+
+def test_something_else_than_an_agent_is_found(invoke: Invoke, behind_agent: tuple[Path, Path], tmp_path: Path) -> None:
+    """A socket on which another program answers is no agent."""
+    config, _ = behind_agent
+    config.write_text(config.read_text().replace("run/agent.sock", "run/other.sock"))
+    path = tmp_path / "run" / "other.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o660)
+        listener.listen()
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        run = check_with(invoke, config)
+        thread.join()
+    [bad] = findings(run, "bad")
+    assert bad.startswith(f"no agent of this version answers at {path}: ")
+    assert bad.endswith("; start invites-api agent, and see its log if it has ended")
+
+
+def test_a_socket_that_is_open_to_all_is_found(invoke: Invoke, behind_agent: tuple[Path, Path]) -> None:
+    """Who may connect may revoke every invite, and who may change the folder can put a socket of their own there."""
+    config, path = behind_agent
+    path.chmod(0o662)
+    assert_bad(check_with(invoke, config), f"every user of this machine may connect to {path}: chmod o-rwx {path}")
+    path.chmod(0o660)
+    path.parent.chmod(0o757)
+    folder = path.parent
+    assert_bad(check_with(invoke, config), f"the folder {folder} can be changed by others: chmod o-w {folder}")
+    folder.chmod(0o1777)
+    assert check_with(invoke, config).code == 0
+
+
+def test_a_socket_of_the_wrong_group_is_found(
+    invoke: Invoke, behind_agent: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that is not in the socket's group, or whose group may not write, is told how the agent is started."""
+    config, path = behind_agent
+    group = path.stat().st_gid
+    name = grp.getgrgid(group).gr_name
+    # Root may connect to everything; the service does not run as root.
+    monkeypatch.setattr("os.geteuid", lambda: 54_321)
+    monkeypatch.setattr("os.getegid", lambda: 54_321)
+    monkeypatch.setattr("os.getgroups", lambda: [54_322])
+    expected = (
+        f"{path} is for group {name}, which user 54321 is not in: start the agent with --group and the group of the"
+        " service, and run this as the service's user"
+    )
+    assert_bad(check_with(invoke, config), expected)
+    monkeypatch.setattr("os.getgroups", lambda: [54_322, group])
+    assert check_with(invoke, config).code == 0
+    path.chmod(0o640)
+    assert_bad(check_with(invoke, config), f"group {name} may not connect to {path}: chmod g+rw {path}")
+
+
+def test_a_socket_that_may_not_be_passed_to_is_found(invoke: Invoke, behind_agent: tuple[Path, Path]) -> None:
+    """A closed folder is told with what has to be open."""
+    config, path = behind_agent
+    path.parent.chmod(0o000)
+    with without_power_over_files():
+        run = check_with(invoke, config)
+    path.parent.chmod(0o750)
+    hint = "its socket and the folder of it must let the group of the service in: see --group of the agent"
+    assert_bad(run, f"cannot reach the agent at {path}: permission denied; {hint}")
+
+
+def test_a_host_that_the_agent_does_not_serve_is_found(invoke: Invoke, behind_agent: tuple[Path, Path]) -> None:
+    """A host of the settings that the agent's own settings do not list is told before the first invite fails."""
+    config, _ = behind_agent
+    config.write_text(config.read_text() + '[hosts."example.org"]\n')
+    expected = (
+        "example.org: the agent does not serve this host; it must be among the hosts of the agent's settings, and one"
+        " that Prosody serves"
+    )
+    assert_bad(check_with(invoke, config), expected)
+
+
+def test_prosodys_own_socket_is_no_place_for_the_service(invoke: Invoke, filled: Path, tmp_path: Path) -> None:
+    """A service with Prosody's admin socket could do anything to it, so the check tells of the agent."""
+    config = tmp_path / "settings.toml"
+    path = tmp_path / "prosody.sock"
+    config.write_text(f'database = "sqlite:///{filled}"\ninvites = "prosody://{path}"\n')
+    config.chmod(0o600)
+    run = check_with(invoke, config)
+    assert run.code == 1
+    assert findings(run, "bad")[0] == (
+        "invites is Prosody's own socket: whoever breaks into the service has full power over Prosody; let"
+        f" Prosody's user run `invites-api agent --store prosody://{path} --listen /run/invites-api/agent.sock`, and"
+        ' set invites = "agent:///run/invites-api/agent.sock"'
+    )
+
+
+def test_what_is_worth_knowing_is_a_note(invoke: Invoke, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a store finds and marks as a note is no fault."""
+    assert filled.exists()
+    monkeypatch.setattr(SqliteStore, "find_problems", lambda _: ["note: look here", "mend this"])
+    run = invoke("check")
+    assert_bad(run, "mend this")
+    assert "look here" in findings(run, "note")
 
 
 # Settings

@@ -13,7 +13,7 @@ PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 _FENCE: Final = re.compile(r"^( *)```(\S*)$")
 _NOT_RUN: Final = re.compile(r"^<!-- not run: (.+) -->$")
-_FILE_NAME: Final = re.compile(r"# ([\w-]+\.(?:py|toml|conf)|Caddyfile)")
+_FILE_NAME: Final = re.compile(r"(?:#|--) ([\w.-]+\.(?:py|toml|conf|lua)|Caddyfile)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from tests.docs.conftest import FindProgram
 from tests.docs.pages import PAGES, ROOT, Block, read_blocks
 from tests.docs.sessions import Session, copy_checkout
 
-# Text and JSON are looked at by test_reference, nginx by test_proxies; a toctree is Sphinx's.
-LANGUAGES = {"python", "console", "toml", "nginx", "text", "json", "{toctree}"}
+# Text and JSON are looked at by test_reference, nginx by test_proxies, Lua by test_prosody_page; a toctree is Sphinx's.
+LANGUAGES = {"python", "console", "toml", "nginx", "lua", "text", "json", "{toctree}"}
 README = ROOT / "README.md"
 
 # Runs the blocks of a page one after the other in one namespace; a traceback shows the line of the page.

@@ -27,10 +27,11 @@ from invites_core import (
     ApiKeys,
     Invites,
     InvitesError,
+    InviteStore,
     InviteUsed,
     KeyPolicy,
     StorageBusy,
-    Store,
+    open_invite_store,
     open_store,
 )
 from tests.proofs.nodes import APP, NodeCaller, make_absolute, serving_nodes
@@ -116,7 +117,7 @@ def run_race(
     """Make invites in a database and let redeemers race for each of them.
 
     Args:
-        url: The database, made if need be.
+        url: The store, a database made if need be.
         invites: How many single-use invites.
         redeemers: How many try each of them, spread over the processes, each in a thread of its own.
         processes: How many processes.
@@ -125,14 +126,14 @@ def run_race(
         app: What the nodes serve.
         prepare: Called in each process before it opens the database.
     """
-    store = open_store(url)
+    store = open_invite_store(url)
     service = Invites(store)
     tokens = [
         invite.token
         for start in range(0, invites, 1000)
         for invite in service.create_many_for(HOST, min(1000, invites - start), source="race")
     ]
-    with _serving(store, url, nodes, workers, app) as place:
+    with _serving(url, nodes, workers, app) as place:
         collected, seconds = _race(place, tokens, redeemers, processes, prepare)
     won = Counter(token for tokens_won, _ in collected for token in tokens_won)
     raised = sum((counter for _, counter in collected), Counter[str]())
@@ -150,11 +151,12 @@ def run_race(
 
 
 @contextlib.contextmanager
-def _serving(store: Store, url: str, nodes: int, workers: int, app: str) -> Iterator[Place]:
+def _serving(url: str, nodes: int, workers: int, app: str) -> Iterator[Place]:
     if not nodes:
         yield Place(url)
         return
-    issued = ApiKeys(store).create(HOST, policy=KeyPolicy(scopes=frozenset({"redeem"}), all_invites=True))
+    with contextlib.closing(open_store(url)) as store:
+        issued = ApiKeys(store).create(HOST, policy=KeyPolicy(scopes=frozenset({"redeem"}), all_invites=True))
     with (
         tempfile.TemporaryDirectory() as folder,
         serving_nodes(Path(folder), url, nodes=nodes, workers=workers, app=app) as servers,
@@ -198,7 +200,7 @@ def _collect(results: Queue[Result], workers: Sequence[BaseProcess]) -> list[Res
     return collected
 
 
-def _count_wrong(store: Store, tokens: list[str]) -> int:
+def _count_wrong(store: InviteStore, tokens: list[str]) -> int:
     wrong = 0
     for token in tokens:
         invite = store.find_invite(token)
@@ -217,7 +219,7 @@ def _redeem_all(
 ) -> None:
     """Run in a process of its own: redeem every invite once with each of some redeemers, in threads."""
     prepare()
-    store = open_store(place.url, create=False)
+    store = open_invite_store(place.url, create=False)
     won: list[str] = []
     raised: Counter[str] = Counter()
     lock = threading.Lock()
@@ -243,7 +245,7 @@ def _redeem_all(
     results.put((won, raised))
 
 
-def _make_redeemer(place: Place, seat: Seat, store: Store, stack: contextlib.ExitStack) -> Redeem:
+def _make_redeemer(place: Place, seat: Seat, store: InviteStore, stack: contextlib.ExitStack) -> Redeem:
     if seat.port is None:
         return functools.partial(_redeem, Invites(store), seat.name)
     return functools.partial(_ask, stack.enter_context(NodeCaller(seat.port, place.combined)), seat.name)

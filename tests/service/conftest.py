@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from invites_core.hashing import SecretHasher
+from invites_core.service.importing import KeyImport, import_keys
 from invites_core.stores import open_store
+from invites_core.stores.memory import MemoryStore
 from tests.helpers import STORE_KINDS, FakeClock
-from tests.service.worlds import World, make_world
+from tests.service.importing import Bring, Source
+from tests.service.worlds import HOST, World, make_world
 
 OpenWorld = Callable[[str], World]
 
@@ -34,3 +38,13 @@ def open_world(store_url: Callable[[str], str], hasher: SecretHasher, clock: Fak
 def world(request: pytest.FixtureRequest, open_world: OpenWorld) -> World:
     """Keys and invites in one store of each kind, and in two."""
     return open_world(request.param)
+
+
+@pytest.fixture
+def bring(memory_store: MemoryStore, hasher: SecretHasher, clock: FakeClock) -> Bring:
+    """Imports keys into the memory store, unless told otherwise."""
+
+    def run(source: Source, host: str = HOST, *, store: Any = memory_store, **options: Any) -> KeyImport:
+        return import_keys(store, source, host, **{"hasher": hasher, "clock": clock, **options})
+
+    return run

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from invites_core.stores.prosody import ProsodyStore
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_database import SqliteDatabase
 from tests.helpers import PATIENCE
+from tests.prosody import STORAGES, ConsoleProsody, start_prosody
 
 
 @pytest.fixture
@@ -30,3 +32,27 @@ def store(path: Path) -> Iterator[SqliteStore]:
 def database(store: SqliteStore) -> SqliteDatabase:
     """The database under the store."""
     return store._database
+
+
+@pytest.fixture(scope="session", params=list(STORAGES))
+def running_prosody(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ConsoleProsody]:
+    """A running Prosody, on each storage in turn."""
+    with start_prosody(tmp_path_factory.mktemp("p"), request.param) as prosody:
+        yield prosody
+
+
+@pytest.fixture
+def prosody(running_prosody: ConsoleProsody) -> ConsoleProsody:
+    """The running Prosody, without invites."""
+    running_prosody.empty()
+    return running_prosody
+
+
+@pytest.fixture
+def prosody_store(prosody: ConsoleProsody) -> Iterator[ProsodyStore]:
+    """A store in a Prosody without invites."""
+    opened = ProsodyStore(prosody.socket, timeout=PATIENCE)
+    yield opened
+    opened.close()

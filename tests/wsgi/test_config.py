@@ -152,6 +152,15 @@ MISTAKES = [
     ),
     ("database = 'sqlite://invites.db'", "database: must be sqlite:///relative.db or sqlite:////absolute.db"),
     ("database = 'sqlite:///'", "database: must be sqlite:///relative.db or sqlite:////absolute.db"),
+    (
+        "invites = 'x:'",
+        "invites: there is no store 'x:'; known are sqlite:///, postgresql://, memory:, agent: and prosody:",
+    ),
+    ("invites = 'agent://x'", "invites: must be agent:///absolute.sock or agent:relative.sock"),
+    (
+        "database = 'agent:///x.sock'",
+        "database: agent: holds invites only, no keys; it can be the setting invites",
+    ),
     ("invites = 'sqlite:x'", "invites: must be sqlite:///relative.db or sqlite:////absolute.db"),
     ('database = "sqlite:///a\\nb"', "database: must hold no control characters"),
     *[
@@ -411,3 +420,10 @@ def test_no_url_is_shown_by_a_repr() -> None:
     """A database URL may hold a password, so settings do not show it when they are printed."""
     settings = Settings(database="postgresql://u:hunter2@h/d", invites="postgresql://u:hunter3@h/d")
     assert "hunter" not in repr(settings)
+
+
+@pytest.mark.parametrize("scheme", ["agent", "prosody"])
+def test_a_relative_socket_is_relative_to_the_file(file: Path, scheme: str) -> None:
+    """A relative path of a socket is one beside the settings file; an absolute one stays as it is."""
+    assert read(file, f"invites = '{scheme}:run/a.sock'").invites == f"{scheme}://{file.parent}/run/a.sock"
+    assert read(file, f"invites = '{scheme}:///run/a.sock'").invites == f"{scheme}:///run/a.sock"

@@ -1,0 +1,76 @@
+"""Fixtures for the tests with a Prosody and clients of XMPP: one of each for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from invites_core import Invites
+from invites_core.stores.agent import AgentStore
+from invites_core.stores.prosody import ProsodyStore
+from tests.helpers import PATIENCE
+from tests.postgresql import new_database
+from tests.prosody import ConsoleProsody, start_prosody
+from tests.stores.agents import serving
+
+SETTINGS: Final = f"""
+plugin_paths = {{ "/usr/lib/prosody/modules", "{Path(__file__).parent / "modules"}" }}
+modules_enabled = {{
+  "roster", "saslauth", "disco", "admin_shell", "http", "register", "invites", "invites_register", "invites_api",
+  "invites_adhoc", "invites_page", "invites_register_web",
+}}
+invites_page_external = false; invites_page = "https://example.com/invite?{{invite.token}}"
+"""
+"""All of Prosody's modules that have to do with invites."""
+
+
+@contextlib.contextmanager
+def running_on(storage: str, request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
+    """Run a Prosody with example.com on one of its storages: ``internal``, ``sqlite`` or ``postgresql``."""
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("x")
+    if storage != "postgresql":
+        with start_prosody(folder, storage, hosts=["example.com"], extra=SETTINGS) as running:  # type: ignore[arg-type]
+            yield running
+        return
+    if not glob.glob("/usr/lib/*/lua/*/dbd/postgresql.so"):
+        missing = pytest.fail if "INVITES_TEST_PROSODY" in os.environ else pytest.skip
+        missing("Prosody cannot use PostgreSQL: install lua-dbi-postgresql")
+    with new_database(request.getfixturevalue("postgresql_server")) as url:
+        told = conninfo_to_dict(url)
+        sql = (
+            f'{{ driver = "PostgreSQL", database = "{told["dbname"]}", username = "{told["user"]}",'
+            f' password = "{told.get("password", "")}", host = "{told["host"]}", port = {told.get("port", 5432)} }}'
+        )
+        with start_prosody(folder, "sqlite", hosts=["example.com"], sql=sql, extra=SETTINGS) as running:
+            yield running
+
+
+@pytest.fixture(scope="session", params=["internal", "sqlite", "postgresql"])
+def prosody(request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
+    """A Prosody with example.com, on each storage in turn; its accounts and invites are those of all tests."""
+    with running_on(request.param, request) as running:
+        yield running
+
+
+@pytest.fixture
+def agent_store(prosody: ConsoleProsody, tmp_path: Path) -> Iterator[AgentStore]:
+    """Its invites as the web process has them, behind an agent."""
+    behind = ProsodyStore(prosody.socket, timeout=PATIENCE)
+    with serving(behind, tmp_path / "agent.sock", hosts=frozenset({"example.com"})):
+        store = AgentStore(tmp_path / "agent.sock", timeout=PATIENCE)
+        yield store
+        store.close()
+    behind.close()
+
+
+@pytest.fixture
+def invites(agent_store: AgentStore) -> Invites:
+    """The invites of the Prosody, by its own clock."""
+    return Invites(agent_store)
