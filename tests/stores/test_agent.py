@@ -774,15 +774,31 @@ def test_ten_thousand_fuzzed_frames_do_no_harm(
     assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
 
 
+def add_in_time(store: AgentStore) -> None:
+    """Add an invite, again where the agent says that it is busy."""
+    invite = make_invite()
+
+    def is_added() -> bool:
+        with contextlib.suppress(StorageBusy):
+            store.add_invites([invite], if_absent=True)
+            return True
+        return False
+
+    wait_until(is_added)
+
+
 def test_more_connections_than_are_kept_do_no_harm(inner: MemoryStore, socket_path: Path) -> None:
     """Connections that stand idle, that never greet, or that send half a frame, make room for those that ask."""
     with serving(inner, socket_path, connections=4), contextlib.ExitStack() as stack:
         store = AgentStore(socket_path, timeout=PATIENCE)
         for number in range(60):
-            stranger = stack.enter_context(Stranger(socket_path, greets=number % 3 == 0))
-            if number % 3 == 1:
+            stranger = stack.enter_context(Stranger(socket_path, greets=False))
+            if number % 3 == 0:
+                # It may be told that the agent is busy, if all that stand before it have only just begun.
+                stranger.send(HELLO)
+            elif number % 3 == 1:
                 stranger.socket.sendall(b"\0\0\1")
-            store.add_invites([make_invite()])
+            add_in_time(store)
         assert len(inner.list_invites(HOST, now=NOON, limit=100).invites) == 60
         store.close()
 
