@@ -65,9 +65,10 @@ def test_storage_that_fails_is_unknown_or_unchanged(prosody: ConsoleProsody, sto
 
 
 def test_redeemers_win_once(store: ProsodyStore) -> None:
-    """Of 32 who redeem each of 200 invites exactly one wins each, and those who repeat are told the same."""
+    """Of 32 who redeem each of 40 invites exactly one wins each, and those who repeat are told the same."""
+    # bin/prosody-race lets them race for 200.
     names = [f"user{number}" for number in range(32)]
-    for _ in range(10):
+    for _ in range(2):
         invites = [make_live() for _ in range(20)]
         store.add_invites(invites)
 
