@@ -59,7 +59,8 @@ def make_values(seed: int) -> Iterator[str]:
     """Yield hostile texts without end, the same for the same seed."""
     chance = random.Random(seed)
     while True:
-        yield "".join(chance.choices(PIECES, k=chance.randint(1, 8)))
+        # As long as the agent takes a group or a role.
+        yield "".join(chance.choices(PIECES, k=chance.randint(1, 8)))[:255]
 
 
 def send_values(prosody: Prosody, store: InviteStore, *, values: int, seed: int) -> Outcome:
