@@ -30,6 +30,7 @@ from invites_core.errors import (
     Unsupported,
     WrongRedeemer,
 )
+from invites_core.events import Event, EventHook
 from invites_core.hashing import SecretHasher
 from invites_core.hosts import Hosts, HostSettings
 from invites_core.invites import Invite, Redemption
@@ -44,6 +45,8 @@ __all__ = [
     "ApiKeys",
     "Busy",
     "CorruptRecord",
+    "Event",
+    "EventHook",
     "HostSettings",
     "Hosts",
     "IdempotencyConflict",

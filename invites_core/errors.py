@@ -159,11 +159,13 @@ class Busy(InvitesError):
 
     Attributes:
         retry_after: Whole seconds after which to try again.
+        key_id: The id of the key that was not checked; for the log alone.
     """
 
     def __init__(self, retry_after: int = 1) -> None:
         super().__init__("too busy to check this key; try again")
         self.retry_after = retry_after
+        self.key_id: str | None = None
 
 
 class StorageError(InvitesError):

@@ -11,7 +11,10 @@ import hashlib
 import hmac
 import os
 import threading
+import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
 import argon2
@@ -19,8 +22,9 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError,
 
 from invites_core.errors import Busy, CorruptRecord, InvalidKey, StorageError
 from invites_core.process import PerProcess
+from invites_core.waiting import Signal, get_waiting
 
-__all__ = ["SecretHasher", "compute_tag"]
+__all__ = ["HasherStats", "SecretHasher", "compute_tag"]
 
 TAG_KEY: Final = b"invites-api tag v1"
 TAG_SIZE: Final = 8
@@ -49,13 +53,34 @@ def compute_tag(key_id: str, secret: str) -> bytes:
     return hmac.digest(TAG_KEY, message, "sha256")[:TAG_SIZE]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HasherStats:
+    """What a hasher has done in this process, and is doing.
+
+    Attributes:
+        hits: The secrets that the cache knew.
+        misses: Those that it did not know.
+        checks: The computations of argon2 that were done to check a secret.
+        seconds: How long they took together.
+        computing: How many run now.
+        waiting: How many calls wait for one, or for a permit.
+    """
+
+    hits: int
+    misses: int
+    checks: int
+    seconds: float
+    computing: int
+    waiting: int
+
+
 class _Pending:
     """One argon2 computation that is under way, for all who wait for it."""
 
-    __slots__ = ("done", "error", "matches")
+    __slots__ = ("error", "matches", "waiters")
 
     def __init__(self) -> None:
-        self.done = threading.Event()
+        self.waiters: list[Signal] = []
         self.matches = False
         self.error: BaseException | None = None
 
@@ -63,15 +88,34 @@ class _Pending:
 class _State:
     """What one process knows: a random key for the cache's digests, the cache, and who is hashing."""
 
-    __slots__ = ("cache", "digest_key", "lock", "pending", "permits", "working")
+    __slots__ = (
+        "cache",
+        "checks",
+        "computers",
+        "computing",
+        "digest_key",
+        "hits",
+        "lock",
+        "misses",
+        "pending",
+        "seconds",
+        "working",
+    )
 
     def __init__(self, permits: int) -> None:
         self.digest_key = os.urandom(32)
         self.cache: OrderedDict[bytes, None] = OrderedDict()
         self.lock = threading.Lock()
         self.pending: dict[bytes, _Pending] = {}
-        self.permits = threading.BoundedSemaphore(permits)
+        # Threads of their own, as many as there are permits. malloc has an arena for each thread, and keeps what it was
+        # given there: computed in whichever thread asks, argon2's memory would be held once for each of those.
+        self.computers = ThreadPoolExecutor(permits, thread_name_prefix="argon2")
         self.working = 0
+        self.computing = 0
+        self.hits = 0
+        self.misses = 0
+        self.checks = 0
+        self.seconds = 0.0
 
 
 class SecretHasher:
@@ -112,11 +156,11 @@ class SecretHasher:
         Raises:
             StorageError: There was not memory enough to compute it.
         """
-        with self._state.get().permits:
-            try:
-                return self._argon2.hash(secret)
-            except HashingError as error:
-                raise StorageError("no memory to compute a hash") from error
+        try:
+            return self._state.get().computers.submit(self._argon2.hash, secret).result()
+        except (HashingError, RuntimeError) as error:
+            # The latter where the system gives no thread.
+            raise StorageError("no memory to compute a hash") from error
 
     def verify(self, secret: str, secret_hash: str) -> None:
         """Check that a secret matches a stored hash; call it only after the tag has matched.
@@ -134,24 +178,27 @@ class SecretHasher:
         digest = hashlib.blake2b(
             b"%d/%b/%b" % (len(secret), secret.encode(), secret_hash.encode()), key=state.digest_key, digest_size=32
         ).digest()
-        if digest in state.cache:
-            return
         with state.lock:
             # Whoever computed it has put it there before leaving `pending`, both under this lock.
             if digest in state.cache:
+                state.hits += 1
                 return
+            state.misses += 1
             if state.working >= self._max_working:
                 raise Busy
             pending = state.pending.get(digest)
+            done = get_waiting().make_signal()
             leads = pending is None
             if pending is None:
                 pending = state.pending[digest] = _Pending()
+            else:
+                pending.waiters.append(done)
             state.working += 1
         try:
             if leads:
-                self._lead(state, digest, pending, secret, secret_hash)
+                self._lead(state, digest, pending, done, secret, secret_hash)
             else:
-                pending.done.wait()
+                done.acquire()
         finally:
             with state.lock:
                 state.working -= 1
@@ -162,11 +209,28 @@ class SecretHasher:
         if not pending.matches:
             raise InvalidKey("wrong secret")
 
-    def _lead(self, state: _State, digest: bytes, pending: _Pending, secret: str, secret_hash: str) -> None:
+    def get_stats(self) -> HasherStats:
+        """Return what was done in this process, and what is being done."""
+        state = self._state.get()
+        with state.lock:
+            return HasherStats(
+                hits=state.hits,
+                misses=state.misses,
+                checks=state.checks,
+                seconds=state.seconds,
+                computing=state.computing,
+                waiting=state.working - state.computing,
+            )
+
+    def _lead(
+        self, state: _State, digest: bytes, pending: _Pending, done: Signal, secret: str, secret_hash: str
+    ) -> None:
         """Compute for all who wait; whatever happens here, they are told."""
         try:
-            with state.permits:
-                pending.matches = self._matches(secret, secret_hash)
+            computing = state.computers.submit(self._compute, state, secret, secret_hash)
+            computing.add_done_callback(lambda _: done.release())
+            done.acquire()
+            pending.matches = computing.result()
         except BaseException as error:
             pending.error = error
             if not isinstance(error, Exception):
@@ -178,7 +242,22 @@ class SecretHasher:
                     state.cache[digest] = None
                     if len(state.cache) > self._cache_size:
                         state.cache.popitem(last=False)
-            pending.done.set()
+            # Nobody joins any more: they look for it under the lock.
+            for waiter in pending.waiters:
+                waiter.release()
+
+    def _compute(self, state: _State, secret: str, secret_hash: str) -> bool:
+        """Do the work, in a thread that has a permit."""
+        began = time.perf_counter()
+        with state.lock:
+            state.computing += 1
+        try:
+            return self._matches(secret, secret_hash)
+        finally:
+            with state.lock:
+                state.computing -= 1
+                state.checks += 1
+                state.seconds += time.perf_counter() - began
 
     def _matches(self, secret: str, secret_hash: str) -> bool:
         _check_bounds(secret_hash)

@@ -159,13 +159,15 @@ def check_landing_template(template: str, *, field: str = "landing_page") -> Non
     """Check the template of a landing page's URL.
 
     Raises:
-        InvalidRequest: It is neither "" nor an ``http:`` or ``https:`` URL in printable ASCII with ``{token}`` in it,
-            or it holds another placeholder.
+        InvalidRequest: It is neither "" nor an ``http:`` or ``https:`` URL with ``{token}`` in it, or it holds another
+            placeholder, or a character that no URI may hold (RFC 3986, appendix A).
     """
     if not template:
         return
     if not re.fullmatch(r"https?://[!-~]+", template, re.ASCII | re.IGNORECASE):
         raise InvalidRequest(field, "must be an http: or https: URL in ASCII without spaces")
+    if (found := re.search(r"[\"<>\\^`|]", template)) is not None:
+        raise InvalidRequest(field, f"must have {found[0]} percent-encoded")
     rest = template.replace("{token}", "")
     if rest == template:
         raise InvalidRequest(field, "must hold {token}, where the invite's token goes")

@@ -292,7 +292,9 @@ class InviteStore(BaseStore, Protocol):
     ) -> InvitePage:
         """Return invites of a normalised host, newest first.
 
-        Rows that come or go between two parts make no other row appear twice or be left out.
+        Rows that come or go between two parts make no other row appear twice or be left out. A row that cannot be read
+        is `CorruptRecord` in a store that nobody else writes to. In one that others write to as well it is left out,
+        and ``find_problems`` counts it: theirs must not hide all others.
 
         Args:
             host: The host.

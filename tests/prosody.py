@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,13 +18,24 @@ from invites_core.invites import Invite
 from invites_core.store import InviteStore, RedeemResult
 from invites_core.stores.prosody_socket import ProsodySocket
 from tests.helpers import PATIENCE, make_invite
+from tests.postgresql import new_database
 from tests.servers import Prosody
 
-__all__ = ["HOSTS", "NOW", "STORAGES", "WEEK", "ConsoleProsody", "make_live", "redeem_now", "start_prosody"]
+__all__ = [
+    "HOSTS",
+    "NOW",
+    "STORAGES",
+    "WEEK",
+    "ConsoleProsody",
+    "make_live",
+    "redeem_now",
+    "running_on",
+    "start_prosody",
+]
 
 HOSTS: Final = ("example.com", "example.org", "bücher.example")
-STORAGES: Final = {"internal": "internal", "sqlite": "sql"}
-"""What the storages of Prosody are called in these tests, and what it calls them."""
+STORAGES: Final = ("internal", "sqlite", "postgresql")
+"""What the storages of Prosody are called in these tests."""
 
 NOW: Final = datetime.now(UTC).replace(microsecond=0)
 WEEK: Final = timedelta(days=7)
@@ -52,6 +65,13 @@ class ConsoleProsody(Prosody):
         if hasattr(self, "console"):
             self.console.close()
         super().stop()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Which Prosody it is, as it says itself: ``(0, 12, 3)``."""
+        numbers = re.match(r"Result: (\d+(?:\.\d+)*)", self.run("> prosody.version"))
+        assert numbers is not None
+        return tuple(map(int, numbers[1].split(".")))
 
     def run(self, command: str) -> str:
         """Run a command of Prosody's own shell and return what it says."""
@@ -88,19 +108,36 @@ class ConsoleProsody(Prosody):
 
 def start_prosody(
     folder: Path,
-    storage: Literal["internal", "sqlite"] = "internal",
+    storage: Literal["internal", "sql"] = "internal",
     *,
     hosts: Sequence[str] = HOSTS,
     sql: str = '{ driver = "SQLite3", database = "prosody.sqlite" }',
     extra: str = "",
 ) -> ConsoleProsody:
     """Return a Prosody that can be started; without one, skip the test, or fail where INVITES_TEST_PROSODY is set."""
-    missing = Prosody.find_missing()
+    missing = Prosody.find_missing_postgresql() if "PostgreSQL" in sql else Prosody.find_missing()
     if missing is not None:
         if "INVITES_TEST_PROSODY" in os.environ:
             pytest.fail(f"INVITES_TEST_PROSODY is set, and {missing}")
         pytest.skip(missing)
-    return ConsoleProsody(folder, STORAGES[storage], hosts=hosts, sql=sql, extra=extra)  # type: ignore[arg-type]  # its names
+    return ConsoleProsody(folder, storage, hosts=hosts, sql=sql, extra=extra)
+
+
+@contextmanager
+def running_on(
+    storage: str, request: pytest.FixtureRequest, *, hosts: Sequence[str] = HOSTS, extra: str = ""
+) -> Iterator[ConsoleProsody]:
+    """Run a Prosody on one of `STORAGES`, with data of its own."""
+    folder = request.getfixturevalue("tmp_path_factory").mktemp("p")
+    if storage != "postgresql":
+        with start_prosody(folder, "internal" if storage == "internal" else "sql", hosts=hosts, extra=extra) as prosody:
+            yield prosody
+        return
+    with (
+        new_database(request.getfixturevalue("postgresql_server")) as url,
+        start_prosody(folder, "sql", hosts=hosts, sql=Prosody.sql_on_postgresql(url), extra=extra) as prosody,
+    ):
+        yield prosody
 
 
 def make_live(**fields: Any) -> Invite:

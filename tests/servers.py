@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-__all__ = ["Gunicorn", "Prosody", "Server", "ServerFailed", "free_port", "free_ports"]
+__all__ = ["Gunicorn", "Prosody", "Server", "ServerFailed", "free_port", "free_ports", "list_members", "quote_lua"]
 
 ROOT = Path(__file__).resolve().parent.parent
 _POLL_SECONDS = 0.02
@@ -251,6 +251,7 @@ class Gunicorn(Server):
         threads: int = 8,
         options: Sequence[str] = (),
         path: str | None = "/",
+        python: str = sys.executable,
         name: str = "gunicorn",
     ) -> None:
         """Prepare the server; the arguments not named here are those of ``Server``.
@@ -262,10 +263,11 @@ class Gunicorn(Server):
             workers: Worker processes.
             threads: Threads in each worker.
             options: More arguments for gunicorn.
+            python: The Python that has gunicorn; of no account where ``app`` is a command.
         """
         argv = [app] if isinstance(app, str) else list(app)
         if isinstance(app, str):
-            command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread"]
+            command = [python, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--worker-class", "gthread"]
             argv = [*command, f"--workers={workers}", f"--threads={threads}", "--no-control-socket", *options, app]
         search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         super().__init__(folder, argv, port=port, path=path, env={"PYTHONPATH": search, **(env or {})}, name=name)
@@ -339,16 +341,16 @@ class Prosody(Server):
         self._argv = ["prosody", "-F", "--config", str(self.config_file)]
         config = _PROSODY_CONFIG.format(
             as_root="true" if os.geteuid() == 0 else "false",
-            folder=_lua(self.folder),
-            pidfile=_lua(self.folder / "prosody.pid"),
+            folder=quote_lua(self.folder),
+            pidfile=quote_lua(self.folder / "prosody.pid"),
             http_port=self.http_port,
             c2s_port=self.c2s_port,
-            modules=_lua(_PROSODY_MODULES),
-            storage=_lua(storage),
+            modules=quote_lua(_PROSODY_MODULES),
+            storage=quote_lua(storage),
             sql=sql,
             extra=extra,
         )
-        config += "".join(f"VirtualHost {_lua(host)}\n" for host in hosts)
+        config += "".join(f"VirtualHost {quote_lua(host)}\n" for host in hosts)
         self.config_file.write_text(config, "utf-8")
 
     @staticmethod
@@ -381,7 +383,7 @@ class Prosody(Server):
             "password": parts.password,
             "host": parts.hostname,
         }
-        table = "".join(f"{name} = {_lua(value)}, " for name, value in fields.items() if value is not None)
+        table = "".join(f"{name} = {quote_lua(value)}, " for name, value in fields.items() if value is not None)
         return f"{{ {table}port = {parts.port or 5432} }}"
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -404,7 +406,7 @@ class Prosody(Server):
         return str(found[-1])
 
 
-def _lua(text: str | Path) -> str:
+def quote_lua(text: str | Path) -> str:
     """Quote a string for Lua; a byte that could end it or begin an escape is written as a number."""
     escaped = re.sub(r'[\x00-\x1f"\\]', lambda match: f"\\{ord(match[0]):03d}", str(text))
     return f'"{escaped}"'
@@ -413,6 +415,11 @@ def _lua(text: str | Path) -> str:
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     merged = {**os.environ, **changes}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def list_members(group: int) -> list[int]:
+    """Return the living processes of a process group."""
+    return sorted(_group_members(group))
 
 
 def _group_members(group: int) -> dict[int, int]:

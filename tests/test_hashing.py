@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, cast
 
 import argon2
@@ -24,6 +27,30 @@ SECRET: Final = "73UUylA-2ZJbu9x1XMATuIbjWpip8ow1"
 CHEAP_HASH: Final = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$1joyv8jDrL1ajckBYRZCvFdQycPA+sWbDg435nRUnro"
 PRODUCT_HASH: Final = "$argon2id$v=19$m=7168,t=5,p=1$c29tZXNhbHRzb21lc2FsdA$Qkv6VmS1KcMSuE+i/kBK8mquC4XJFoFwGyBOBpX6anU"
 
+CALLER: Final = "caller"
+# In a process of its own, whose memory nothing has used before. The threads are there all the time, as a server's are.
+MEMORY_SCRIPT: Final = """
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from invites_core.hashing import SecretHasher
+
+def find_resident_kib():
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1])
+
+def check(number):
+    all_are_here.wait()
+    hasher.verify(f"secret-{number}", hashes[number])
+
+hasher, all_are_here = SecretHasher(threads=16), Barrier(8)
+hashes = [hasher.hash(f"secret-{number}") for number in range(8)]
+before = find_resident_kib()
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(check, range(8)))
+    print(find_resident_kib() - before)
+"""
+
 
 @pytest.fixture
 def counted(hasher: SecretHasher) -> CountedArgon2:
@@ -32,7 +59,7 @@ def counted(hasher: SecretHasher) -> CountedArgon2:
 
 
 class SlowLock:
-    """A lock before which every thread but the main one stops, once it has come so far, until it may go on."""
+    """A lock before which every caller's thread stops, once it has come so far, until it may go on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +67,7 @@ class SlowLock:
         self.go_on = threading.Event()
 
     def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread().name == CALLER:
             self.reached.set()
             assert self.go_on.wait(PATIENCE)
         self._lock.acquire()
@@ -58,7 +85,7 @@ class Callers:
         self.outcomes: list[str] = []
 
     def start(self, secret: str, secret_hash: str) -> None:
-        thread = threading.Thread(target=self._verify, args=(secret, secret_hash), daemon=True)
+        thread = threading.Thread(target=self._verify, args=(secret, secret_hash), name=CALLER, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -442,6 +469,14 @@ class TestBoundedWork:
         assert callers.finish() == ["InvalidKey"] * 8
         assert counted.most_running == 2
         assert counted.calls == 8
+
+    @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="a process's memory is told by Linux's /proc")
+    def test_memory_is_bounded_by_permits(self) -> None:
+        """With one permit the memory of one computation is all that is held, whichever threads ask."""
+        run = subprocess.run([sys.executable, "-c", MEMORY_SCRIPT], capture_output=True, text=True, timeout=PATIENCE)
+        assert run.returncode == 0, run.stderr
+        # The first was computed before; one more, from another thread, would be 7 MiB.
+        assert int(run.stdout) < 7 * 1024, f"{run.stdout} KiB more"
 
     def test_storm_leaves_nothing_behind(self, hasher: SecretHasher, counted: CountedArgon2) -> None:
         """After threads with many secrets, right and wrong, every place is free again and nothing is pending."""

@@ -8,6 +8,7 @@ from typing import Final, NoReturn, cast
 
 from invites_core.clock import Clock, system_clock
 from invites_core.errors import InvalidRequest, InviteExpired, InviteRevoked, InvitesError, InviteUsed
+from invites_core.events import EventHook
 from invites_core.hosts import Hosts
 from invites_core.invites import Invite, format_landing_page
 from invites_core.store import InviteStore, KeyStore
@@ -30,6 +31,7 @@ class InvitesBase:
         keys: KeyStore | None = None,
         hosts: Hosts | None = None,
         clock: Clock = system_clock,
+        on_event: EventHook | None = None,
     ) -> None:
         """Work on a store.
 
@@ -38,11 +40,13 @@ class InvitesBase:
             keys: Where the keys are that make invites; None: in the same store.
             hosts: The hosts that are served and what they are set to; the default serves every valid one.
             clock: Where the time comes from.
+            on_event: Called with each `Event` after it has happened; None: nobody is told.
         """
         self._store = invite_store
         self._keys = keys if keys is not None else cast(KeyStore, invite_store)
         self._hosts = hosts or Hosts()
         self._clock = clock
+        self._on_event = on_event
 
     @property
     def share_store_with_keys(self) -> bool:

@@ -75,10 +75,28 @@ class InviteRequest:
     roles: Sequence[str] = ()
     note: str | None = None
 
-    def build(self, *, token: str, host: str, source: str, created_at: datetime, default_expiry: timedelta) -> Invite:
-        """Return the invite that is asked for; the request has passed `check_request`."""
+    def build(
+        self,
+        *,
+        token: str,
+        host: str,
+        source: str,
+        created_at: datetime,
+        default_expiry: timedelta,
+        template: str = "",
+    ) -> Invite:
+        """Return the invite that is asked for; the request has passed `check_request`.
+
+        Args:
+            token: Its token.
+            host: Its host, normalised.
+            source: Who makes it.
+            created_at: When.
+            default_expiry: How long it is valid if that was not asked for.
+            template: That of its landing page; "" for its URI.
+        """
         expires_in = default_expiry if self.expires_in is None else self.expires_in
-        return Invite(
+        invite = Invite(
             token=token,
             host=host,
             kind=self.kind,
@@ -91,7 +109,14 @@ class InviteRequest:
             groups=tuple(self.groups),
             roles=tuple(self.roles),
             note=self.note,
+            landing_page=template.replace("{token}", token),
         )
+        return invite if template else replace(invite, landing_page=invite.uri)
+
+
+_PLAIN: Final = InviteRequest()
+_PLAIN_CHECKED: Final = InviteRequest(registration=True)
+"""What a request that asks for nothing is, once it is checked: most are."""
 
 
 def check_request(request: InviteRequest, *, count: int = 1) -> InviteRequest:
@@ -103,6 +128,9 @@ def check_request(request: InviteRequest, *, count: int = 1) -> InviteRequest:
     Raises:
         InvalidRequest: A field has the wrong type or form, is out of range, or is at odds with another one.
     """
+    # By the types too: True and 1.0 are equal to 1, and are refused below.
+    if request == _PLAIN and count == 1 and type(request.max_uses) is type(count) is int:
+        return _PLAIN_CHECKED
     if not isinstance(request.kind, str) or request.kind not in KINDS:
         raise InvalidRequest("kind", f"must be one of {', '.join(sorted(KINDS))}")
     username = None if request.username is None else normalize_username(request.username)

@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 from invites_core.clock import Clock, read_clock, system_clock
 from invites_core.errors import CorruptRecord, InvalidKey, KeyExists, OutcomeUnknown, StorageError
+from invites_core.events import EventHook, send_event
 from invites_core.foreign_keys import ForeignKey, KeySource, UnreadableKey
 from invites_core.hashing import SecretHasher, compute_tag
 from invites_core.hosts import Hosts
@@ -75,6 +76,7 @@ def import_keys(
     hasher: SecretHasher | None = None,
     hosts: Hosts | None = None,
     clock: Clock = system_clock,
+    on_event: EventHook | None = None,
     after_step: AfterStep | None = None,
 ) -> KeyImport:
     """Bring the keys of a host over, with the policy of a plain key; a key is whole here or not there.
@@ -90,6 +92,8 @@ def import_keys(
         hasher: How secrets are hashed; the default uses every core, as far as there are four.
         hosts: The hosts that are served; the default serves every valid one.
         clock: Where the time comes from.
+        on_event: Called with an `Event` for each key that was brought over, in several threads at once; None: nobody
+            is told.
         after_step: Called after each key in the caller's thread: what was done with it, how many are done, of how many.
 
     Returns:
@@ -102,7 +106,7 @@ def import_keys(
     host = (hosts or Hosts()).normalize_served(host)
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
     importer = _Importer(
-        key_store, host, hasher or SecretHasher(permits=workers, threads=2 * workers), read_clock(clock)
+        key_store, host, hasher or SecretHasher(permits=workers, threads=2 * workers), read_clock(clock), on_event
     )
     tell = after_step or (lambda *_: None)
     # Oldest first, so that a run that was cut short leaves what the beginning of a list shows.
@@ -142,11 +146,14 @@ _Outcome: TypeAlias = Literal["imported", "present", "deleted"] | RefusedKey
 class _Importer:
     """One import, on the side of the store that the keys come to."""
 
-    def __init__(self, store: KeyStore, host: str, hasher: SecretHasher, now: datetime) -> None:
+    def __init__(
+        self, store: KeyStore, host: str, hasher: SecretHasher, now: datetime, on_event: EventHook | None
+    ) -> None:
         self._store = store
         self._host = host
         self._hasher = hasher
         self._now = now
+        self._on_event = on_event
 
     def bring_all(
         self, listed: Sequence[ForeignKey | UnreadableKey], *, workers: int, tell: AfterStep
@@ -186,6 +193,8 @@ class _Importer:
                 outcome = self._find_outcome(foreign, made)
             except CorruptRecord:
                 return RefusedKey(foreign.id, "what is stored of it here is damaged")
+            if outcome == "imported":
+                send_event(self._on_event, "key.imported", self._now, key_id=foreign.id, host=self._host)
             if outcome is not None:
                 return outcome
             made = made or self._make(foreign)

@@ -10,6 +10,7 @@ from typing import Final
 from invites_core.clock import read_clock
 from invites_core.durations import MAX_DURATION, format_duration
 from invites_core.errors import InvalidRequest, InviteUnknown
+from invites_core.events import send_event
 from invites_core.hosts import normalize_host
 from invites_core.invites import Invite, InviteState, Redemption, is_token
 from invites_core.keys import format_source, is_key_id
@@ -130,6 +131,7 @@ class Invites(InviteMaking, InviteRedeeming):
             raise InviteUnknown
         if not revoked:
             refuse_closed(invite, now, otherwise=InviteUnknown())
+        send_event(self._on_event, "invite.revoked", now, host=invite.host, kind=invite.kind, count=1, source=by)
         return self._with_landing_page(invite)
 
     def revoke_from(self, host: str, key_id: str, *, by: str) -> int:
@@ -148,13 +150,19 @@ class Invites(InviteMaking, InviteRedeeming):
         if not is_key_id(key_id):
             return 0
         revoked, cursor = 0, None
-        while True:
-            step = self._store.revoke_invites_from(
-                format_source(key_id), by=by, host=host, now=now, limit=STEP, cursor=cursor
-            )
-            revoked, cursor = revoked + step.changed, step.next
-            if cursor is None:
-                return revoked
+        try:
+            while True:
+                step = self._store.revoke_invites_from(
+                    format_source(key_id), by=by, host=host, now=now, limit=STEP, cursor=cursor
+                )
+                revoked, cursor = revoked + step.changed, step.next
+                if cursor is None:
+                    return revoked
+        finally:
+            # What was done before an error is done.
+            if revoked:
+                facts = {"key_id": key_id, "host": host, "count": revoked, "source": by}
+                send_event(self._on_event, "invite.revoked", now, **facts)
 
     def purge(self, *, older_than: timedelta, after_step: Callable[[int], None] | None = None) -> int:
         """Delete what is over for longer than an age, in small steps that block nobody.
@@ -178,12 +186,16 @@ class Invites(InviteMaking, InviteRedeeming):
             raise InvalidRequest("older_than", f"must be from 0s to {format_duration(MAX_DURATION)}")
         now = read_clock(self._clock)
         removed, cursor = 0, None
-        while True:
-            step = self._store.purge_invites(before=now - older_than, limit=STEP, cursor=cursor)
-            removed, cursor = removed + step.changed, step.next
-            if after_step is not None:
-                after_step(removed)
-            if cursor is None:
-                break
+        try:
+            while True:
+                step = self._store.purge_invites(before=now - older_than, limit=STEP, cursor=cursor)
+                removed, cursor = removed + step.changed, step.next
+                if after_step is not None:
+                    after_step(removed)
+                if cursor is None:
+                    break
+        finally:
+            if removed:
+                send_event(self._on_event, "invite.purged", now, count=removed)
         self._keys.purge_grants(before=now - IDEMPOTENCY_AGE)
         return removed

@@ -11,7 +11,17 @@ from typing import Final
 
 from invites_core.clock import Clock, read_clock, system_clock
 from invites_core.durations import MAX_DURATION
-from invites_core.errors import InvalidKey, InvalidRequest, KeyExists, KeyUnknown, OutcomeUnknown, StorageError
+from invites_core.errors import (
+    Busy,
+    InvalidKey,
+    InvalidRequest,
+    KeyExists,
+    KeyUnknown,
+    OutcomeUnknown,
+    ScopeMissing,
+    StorageError,
+)
+from invites_core.events import EventHook, send_event, tell_refusal
 from invites_core.hashing import SecretHasher, compute_tag
 from invites_core.hosts import Hosts, normalize_host
 from invites_core.keys import (
@@ -45,6 +55,7 @@ class ApiKeys:
         hasher: SecretHasher | None = None,
         hosts: Hosts | None = None,
         clock: Clock = system_clock,
+        on_event: EventHook | None = None,
     ) -> None:
         """Work on a store.
 
@@ -53,11 +64,13 @@ class ApiKeys:
             hasher: How secrets are hashed and checked; the default fits a process of 8 threads.
             hosts: The hosts that are served; the default serves every valid one.
             clock: Where the time comes from.
+            on_event: Called with each `Event` after it has happened; None: nobody is told.
         """
         self._store = key_store
         self._hasher = hasher or SecretHasher()
         self._hosts = hosts or Hosts()
         self._clock = clock
+        self._on_event = on_event
         self._usage = UsageRecorder(key_store)
 
     def create(
@@ -105,6 +118,7 @@ class ApiKeys:
                 self._store.add_key(key)
             except KeyExists:
                 continue
+            send_event(self._on_event, "key.created", now, key_id=key_id, host=host)
             return IssuedKey(key, secret)
 
     def verify(self, combined: str) -> ApiKey:
@@ -120,6 +134,36 @@ class ApiKeys:
             CorruptRecord: What is stored of the key cannot be used.
             StorageError: The store did not answer.
         """
+        try:
+            return self._verify(combined)
+        except (InvalidKey, Busy) as error:
+            if self._on_event is not None:
+                tell_refusal(self._on_event, error, read_clock(self._clock))
+            raise
+
+    def check_use(self, key: ApiKey, *, scope: str | None = None, in_header: bool = True) -> None:
+        """Check that a key which `verify` has returned may be used so; what it may make is checked when it makes it.
+
+        Args:
+            key: The key.
+            scope: The scope that the call needs; None: none.
+            in_header: Whether it came in a header, and not in a place that others get to see.
+
+        Raises:
+            InvalidKey: It is taken in a header only.
+            ScopeMissing: It lacks the scope.
+        """
+        try:
+            if key.policy.header_only and not in_header:
+                raise InvalidKey("not in the header", key.id)
+            if scope is not None:
+                key.require_scope(scope)
+        except (InvalidKey, ScopeMissing) as error:
+            if self._on_event is not None:
+                tell_refusal(self._on_event, error, read_clock(self._clock), key_id=key.id, host=key.host)
+            raise
+
+    def _verify(self, combined: str) -> ApiKey:
         key_id, secret = parse_key(combined)
         key = self._store.find_key(key_id)
         if key is None:
@@ -134,7 +178,7 @@ class ApiKeys:
             raise InvalidKey("wrong secret", key_id)
         try:
             self._hasher.verify(secret, secret_hash)
-        except InvalidKey as error:
+        except (InvalidKey, Busy) as error:
             error.key_id = key_id
             raise
         self._usage.note(key, now)
@@ -198,6 +242,8 @@ class ApiKeys:
             )
             # Somebody else may have changed it since it was read; then theirs is what this change goes upon.
             if self._store.update_key(old, new):
+                if new != old:
+                    send_event(self._on_event, "key.updated", now, key_id=key_id, host=host)
                 return new
 
     def rotate(self, host: str, key_id: str, *, grace: timedelta = DEFAULT_GRACE) -> IssuedKey:
@@ -242,6 +288,7 @@ class ApiKeys:
                 raise OutcomeUnknown(str(unknown)) from error
         if key is None:
             raise KeyUnknown
+        send_event(self._on_event, "key.rotated", now, key_id=key_id, host=host)
         return IssuedKey(key, secret)
 
     def delete(self, host: str, key_id: str) -> None:
@@ -251,9 +298,10 @@ class ApiKeys:
             InvalidHost: Not a host name.
             KeyUnknown: This host has no such key.
         """
-        host = normalize_host(host)
-        if not is_key_id(key_id) or not self._store.delete_key(key_id, host=host, now=read_clock(self._clock)):
+        host, now = normalize_host(host), read_clock(self._clock)
+        if not is_key_id(key_id) or not self._store.delete_key(key_id, host=host, now=now):
             raise KeyUnknown
+        send_event(self._on_event, "key.deleted", now, key_id=key_id, host=host)
 
     def find_quota_left(self, key: ApiKey) -> tuple[int, datetime] | None:
         """Return how many invites a key may still make in this period and when the next one begins; None: no quota."""

@@ -14,10 +14,13 @@ from invites_core.errors import (
     InvalidKey,
     InviteExists,
     KeyUnknown,
+    PolicyRefused,
     QuotaSpent,
+    ScopeMissing,
     StorageError,
     Unsupported,
 )
+from invites_core.events import send_event, tell_refusal
 from invites_core.invites import Invite, generate_token
 from invites_core.keys import ApiKey
 from invites_core.service.base import InvitesBase, check_actor
@@ -79,8 +82,16 @@ class InviteMaking(InvitesBase):
         Raises:
             InvitesError: As `create` does.
         """
+        try:
+            return self._create(key, count, idempotency_key, InviteRequest(**fields))
+        except (InvalidKey, ScopeMissing, PolicyRefused, QuotaSpent) as error:
+            if self._on_event is not None:
+                tell_refusal(self._on_event, error, read_clock(self._clock), key_id=key.id, host=key.host)
+            raise
+
+    def _create(self, key: ApiKey, count: int, idempotency_key: str | None, asked: InviteRequest) -> list[Invite]:
         key.require_scope("create")
-        request = check_request(InviteRequest(**fields), count=count)
+        request = check_request(asked, count=count)
         default_expiry = self._hosts.get_invite_expiry(key.host, request.kind)
         if key.policy.max_expiry is not None:
             # Who names no lifetime gets the longest that is allowed, up to the host's default.
@@ -90,19 +101,27 @@ class InviteMaking(InvitesBase):
         digest = None if idempotency_key is None else check_idempotency_key(idempotency_key)
         now = read_clock(self._clock)
 
+        built: dict[tuple[Sequence[str], datetime], list[Invite]] = {}
+
         def build(tokens: Sequence[str], created_at: datetime) -> list[Invite]:
-            return self._build(request, tokens, key.host, key.source, created_at, default_expiry)
+            # Mostly the same is asked for twice: to be stored, and to be given back.
+            if (tokens, created_at) not in built:
+                invites = self._build(request, tokens, key.host, key.source, created_at, default_expiry)
+                built[tokens, created_at] = invites
+            return built[tokens, created_at]
 
         for _ in range(ATTEMPTS):
             grant = _make_grant(key, request, count, digest, now)
             try:
-                taken = self._take(grant, build)
+                taken, added = self._take(grant, build)
             except KeyUnknown as error:
                 raise InvalidKey("unknown", key.id) from error
             except InviteExists:
                 continue
             self._refuse_not_taken(taken, key, now)
             made = build(taken.tokens, taken.created_at)
+            if added:
+                self._tell_created(made, now, key_id=key.id)
             return made if taken.outcome == "taken" else [self._as_first_answered(invite) for invite in made]
         raise StorageError(NOT_NEW)
 
@@ -141,27 +160,48 @@ class InviteMaking(InvitesBase):
                 self._store.add_invites(invites)
             except InviteExists:
                 continue
+            self._tell_created(invites, now)
             return invites
         raise StorageError(NOT_NEW)
 
-    def _take(self, grant: Grant, build: Callable[[Sequence[str], datetime], list[Invite]]) -> GrantTaken:
-        """Take a grant and add its invites: in one transaction in one store, else the key's side first."""
+    def _tell_created(self, invites: Sequence[Invite], now: datetime, *, key_id: str | None = None) -> None:
+        first = invites[0]
+        send_event(
+            self._on_event,
+            "invite.created",
+            now,
+            key_id=key_id,
+            host=first.host,
+            kind=first.kind,
+            count=len(invites),
+            source=first.source,
+        )
+
+    def _take(self, grant: Grant, build: Callable[[Sequence[str], datetime], list[Invite]]) -> tuple[GrantTaken, bool]:
+        """Take a grant and add its invites: in one transaction in one store, else the key's side first.
+
+        Returns:
+            What became of the grant, and whether this call added invites. A repeat of what was left undone counts as
+            adding them: whether an earlier attempt had got that far is not known.
+        """
         if self.share_store_with_keys:
             store = cast(Store, self._store)
             taken = store.add_granted(grant, build(grant.tokens, grant.now))
+            if taken.outcome == "taken":
+                return taken, True
         elif grant.window is None and grant.digest is None:
             self._store.add_invites(build(grant.tokens, grant.now))
-            return GrantTaken(outcome="taken", tokens=grant.tokens, created_at=grant.now, done=True)
+            return GrantTaken(outcome="taken", tokens=grant.tokens, created_at=grant.now, done=True), True
         else:
             taken = self._keys.take_grant(grant)
-        added = taken.done or (self.share_store_with_keys and taken.outcome == "taken")
-        if taken.outcome in ("taken", "repeated") and not added:
-            self._store.add_invites(build(taken.tokens, taken.created_at), if_absent=True)
-            if grant.digest is not None:
-                # The invites are there. A row that stays undone does no harm: a repeat adds the same ones if absent.
-                with contextlib.suppress(StorageError):
-                    self._keys.finish_grant(grant)
-        return taken
+        if taken.outcome not in ("taken", "repeated") or taken.done:
+            return taken, False
+        self._store.add_invites(build(taken.tokens, taken.created_at), if_absent=True)
+        if grant.digest is not None:
+            # The invites are there. A row that stays undone does no harm: a repeat adds the same ones if absent.
+            with contextlib.suppress(StorageError):
+                self._keys.finish_grant(grant)
+        return taken, True
 
     def _refuse_not_taken(self, taken: GrantTaken, key: ApiKey, now: datetime) -> None:
         if taken.outcome == "conflict":
@@ -191,11 +231,15 @@ class InviteMaking(InvitesBase):
         created_at: datetime,
         default_expiry: timedelta,
     ) -> list[Invite]:
+        template = self._hosts.get_landing_template(host)
         return [
-            self._with_landing_page(
-                request.build(
-                    token=token, host=host, source=source, created_at=created_at, default_expiry=default_expiry
-                )
+            request.build(
+                token=token,
+                host=host,
+                source=source,
+                created_at=created_at,
+                default_expiry=default_expiry,
+                template=template,
             )
             for token in tokens
         ]

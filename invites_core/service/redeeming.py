@@ -18,6 +18,7 @@ from invites_core.errors import (
     RedemptionReleased,
     WrongRedeemer,
 )
+from invites_core.events import send_event
 from invites_core.hosts import normalize_host, normalize_username
 from invites_core.invites import Invite, generate_redemption_id, is_token
 from invites_core.service.base import InvitesBase, refuse_closed
@@ -107,9 +108,10 @@ class InviteRedeeming(InvitesBase):
             raise RedemptionReleased
         if result.outcome == "refused":
             refuse_closed(invite, now, otherwise=WrongRedeemer())
-        return Redeemed(
-            redemption_id=identity, invite=self._with_landing_page(invite), repeated=result.outcome == "repeated"
-        )
+        repeated = result.outcome == "repeated"
+        if not repeated:
+            send_event(self._on_event, "invite.redeemed", now, host=invite.host, kind=invite.kind, count=1)
+        return Redeemed(redemption_id=identity, invite=self._with_landing_page(invite), repeated=repeated)
 
     def _serves_invite(self, token: str, host: str | None) -> bool:
         """Tell whether an invite's host is served; an invite's host never changes, so this can be read before."""
@@ -131,13 +133,12 @@ class InviteRedeeming(InvitesBase):
         """
         identity = _check_redemption_id(redemption_id)
         normal_host = None if host is None else normalize_host(host)
-        invite = None
+        invite, now = None, read_clock(self._clock)
         if is_token(token):
-            invite = self._store.release_redemption(
-                token, redemption_id=identity, host=normal_host, now=read_clock(self._clock)
-            )
+            invite = self._store.release_redemption(token, redemption_id=identity, host=normal_host, now=now)
         if invite is None:
             raise InviteUnknown
+        send_event(self._on_event, "invite.released", now, host=invite.host, kind=invite.kind, count=1)
         return self._with_landing_page(invite)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -18,6 +19,7 @@ from invites_core.process import PerProcess
 from invites_core.store import InvitePage, RedeemResult, Sweep
 from invites_core.stores.agent_records import MAX_LIST, Malformed, decode_fields
 from invites_core.stores.agent_socket import explain_socket_error
+from invites_core.stores.agent_turns import is_long
 from invites_core.stores.agent_wire import (
     HELLO,
     VERBS,
@@ -28,11 +30,13 @@ from invites_core.stores.agent_wire import (
     decode_welcome,
     encode_frame,
     encode_request,
+    time_left,
 )
 
 __all__ = ["AgentStore"]
 
 CONNECTIONS: Final = 16
+LONG_CONNECTIONS: Final = 4
 CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 15.0
 LOOKING_SECONDS: Final = 3600.0
@@ -50,12 +54,14 @@ class _UnansweredError(Exception):
 class _Process:
     """What one process holds: the connections that nobody uses at the moment, and room for so many in all."""
 
-    __slots__ = ("idle", "lock", "room")
+    __slots__ = ("idle", "lock", "long_room", "room")
 
     def __init__(self) -> None:
         self.idle: list[FrameSocket] = []
         self.lock = threading.Lock()
         self.room = threading.Semaphore(CONNECTIONS)
+        # The agent does what takes long one at a time: those who wait for that leave connections to others.
+        self.long_room = threading.Semaphore(LONG_CONNECTIONS)
 
     def take(self) -> FrameSocket | None:
         """Return a connection that was used before, or None."""
@@ -87,7 +93,7 @@ class AgentStore:
 
         Args:
             path: The agent's socket.
-            timeout: How long a call may take, in seconds.
+            timeout: How long a call may take in all, in seconds; `find_problems` has an hour.
 
         Raises:
             StorageError: No agent answers there, or one of another version.
@@ -98,7 +104,7 @@ class AgentStore:
         self._closed = False
         self._process = PerProcess(_Process, prepare_fork=_close_before_fork)
         # Done once here, so that what is wrong shows at the start; nothing is open at a fork.
-        self._connect().close()
+        self._connect(time.monotonic() + timeout).close()
 
     @property
     def features(self) -> frozenset[str]:
@@ -221,7 +227,10 @@ class AgentStore:
         except Malformed as error:
             raise Unsupported("this is more than an agent takes at once") from error
         try:
-            answer = self._ask(request, timeout or self._timeout, repeats=not VERBS[name].changes)
+            # One deadline over all: the wait for a connection, making it, asking, and all of the answer.
+            deadline = time.monotonic() + (timeout or self._timeout)
+            with self._room(deadline, long=is_long(name, arguments)) as process:
+                answer = self._ask(process, request, deadline, repeats=not VERBS[name].changes)
             return _read_result(name, answer)
         except (_UnansweredError, Malformed) as error:
             message = f"no answer of the agent {self._path} that can be read: {error}"
@@ -229,44 +238,52 @@ class AgentStore:
                 raise OutcomeUnknown(message) from error
             raise StorageError(message) from error
 
-    def _ask(self, request: bytes, timeout: float, *, repeats: bool) -> list[dict[str, Any]]:
+    @contextlib.contextmanager
+    def _room(self, deadline: float, *, long: bool) -> Iterator[_Process]:
+        """Have one of the connections of this process for oneself.
+
+        Raises:
+            StorageBusy: There was none in time; nothing was asked.
+        """
+        process = self._process.get()
+        with contextlib.ExitStack() as stack:
+            for room in (process.long_room, process.room) if long else (process.room,):
+                if not room.acquire(timeout=time_left(deadline)):
+                    raise StorageBusy(f"too many requests to the agent {self._path} are under way")
+                stack.callback(room.release)
+            yield process
+
+    def _ask(self, process: _Process, request: bytes, deadline: float, *, repeats: bool) -> list[dict[str, Any]]:
         """Send a request, and return all that is answered.
 
         A connection that was used before may have ended since, because the agent was started anew or needed the room:
         then there is another attempt on a new one.
         """
-        process = self._process.get()
-        if not process.room.acquire(timeout=timeout):
-            raise StorageBusy(f"{CONNECTIONS} requests to the agent {self._path} are under way")
-        try:
-            used = process.take()
-            if used is not None:
-                try:
-                    return self._exchange(process, used, request, timeout)
-                except _NotSentError:
-                    process.close()
-                except _UnansweredError as error:
-                    if not repeats or isinstance(error.__cause__, TimeoutError):
-                        raise
-                    process.close()
+        used = process.take()
+        if used is not None:
             try:
-                return self._exchange(process, self._connect(), request, timeout)
-            except _NotSentError as error:
-                raise StorageError(f"the agent {self._path} takes no request: {error}") from error
-        finally:
-            process.room.release()
+                return self._exchange(process, used, request, deadline)
+            except _NotSentError:
+                process.close()
+            except _UnansweredError as error:
+                if not repeats or isinstance(error.__cause__, TimeoutError):
+                    raise
+                process.close()
+        try:
+            return self._exchange(process, self._connect(deadline), request, deadline)
+        except _NotSentError as error:
+            raise StorageError(f"the agent {self._path} takes no request: {error}") from error
 
     def _exchange(
-        self, process: _Process, connection: FrameSocket, request: bytes, timeout: float
+        self, process: _Process, connection: FrameSocket, request: bytes, deadline: float
     ) -> list[dict[str, Any]]:
         """Send a request on a connection, receive its answer, and keep the connection if all went well."""
         try:
             try:
-                connection.send(request, within=timeout)
+                connection.send(request, by=deadline)
             except OSError as error:
                 raise _NotSentError(explain_socket_error(error)) from error
-            # The agent may take its time to find an answer, and not to say it.
-            answer = list(_receive_parts(connection, wait=timeout, within=self._timeout))
+            answer = list(_receive_parts(connection, deadline, self._timeout))
         except BaseException:
             # An answer that comes late must not be taken for that of the next request.
             connection.close()
@@ -276,18 +293,21 @@ class AgentStore:
             process.close()
         return answer
 
-    def _connect(self) -> FrameSocket:
+    def _connect(self, deadline: float) -> FrameSocket:
         """Return a new connection, on which both ends know of each other.
+
+        An agent that lives says so at once, however long it may take for its answers.
 
         Raises:
             StorageError: There is none to be had; nothing was asked.
         """
         if self._closed:
             raise StorageError("the store is closed")
-        connection = FrameSocket(_connect_socket(self._path))
+        deadline = min(deadline, time.monotonic() + CONNECT_SECONDS)
+        connection = FrameSocket(_connect_socket(self._path, deadline))
         try:
-            connection.send(encode_frame(HELLO), within=CONNECT_SECONDS)
-            content = _receive_one(connection, wait=CONNECT_SECONDS, within=CONNECT_SECONDS)
+            connection.send(encode_frame(HELLO), by=deadline)
+            content = _receive_one(connection, deadline)
             if "error" in content:
                 raise decode_error(content["error"])
             self._welcome: Welcome = decode_welcome(content)
@@ -307,12 +327,11 @@ def _close_before_fork(process: _Process) -> Callable[[], None]:
     return lambda: None
 
 
-def _connect_socket(path: Path) -> socket.socket:
+def _connect_socket(path: Path, deadline: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    deadline = time.monotonic() + CONNECT_SECONDS
     try:
         while True:
-            connection.settimeout(CONNECT_SECONDS)
+            connection.settimeout(time_left(deadline))
             try:
                 connection.connect(os.fspath(path))
             except BlockingIOError:
@@ -327,15 +346,15 @@ def _connect_socket(path: Path) -> socket.socket:
         raise StorageError(f"cannot reach the agent at {path}: {explain_socket_error(error)}") from error
 
 
-def _receive_one(connection: FrameSocket, *, wait: float, within: float) -> dict[str, Any]:
-    """Receive a frame.
+def _receive_one(connection: FrameSocket, deadline: float, *, within: float | None = None) -> dict[str, Any]:
+    """Receive a frame, whose first byte comes before the deadline, and the rest within a time, or before it as well.
 
     Raises:
         _UnansweredError: There comes none.
         Malformed: There comes something else.
     """
     try:
-        body = connection.receive(wait=wait, within=within)
+        body = connection.receive(by=deadline, within=within)
     except OSError as error:
         raise _UnansweredError(explain_socket_error(error)) from error
     if body is None:
@@ -343,9 +362,11 @@ def _receive_one(connection: FrameSocket, *, wait: float, within: float) -> dict
     return decode_frame(body)
 
 
-def _receive_parts(connection: FrameSocket, *, wait: float, within: float) -> Iterator[dict[str, Any]]:
+def _receive_parts(connection: FrameSocket, deadline: float, within: float) -> Iterator[dict[str, Any]]:
     while True:
-        content = _receive_one(connection, wait=wait, within=within)
+        # An agent may look for long, and not be long in saying what it has found. A nearer deadline holds.
+        is_far = time_left(deadline) > within
+        content = _receive_one(connection, deadline, within=within if is_far else None)
         yield content
         if content.keys() != {"part"}:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from invites_core.clock import Clock, read_clock
 from invites_core.errors import InvalidHost, InvalidRequest, Unsupported
@@ -18,6 +18,14 @@ MOST_LABELS: Final = 100
 """Groups, and roles, of one invite: what the rules take, and no more."""
 LONGEST_LABEL: Final = 255
 LONGEST_NOTE: Final = 1000
+
+
+@runtime_checkable
+class TellsProblemsOfHosts(Protocol):
+    """A store whose problems are those of hosts, and name them."""
+
+    def find_problems_of(self, serves: Callable[[str], bool]) -> Sequence[str]:
+        """Return what ``find_problems`` does, of those hosts alone for which this is true."""
 
 
 class GuardedInvites:
@@ -64,7 +72,10 @@ class GuardedInvites:
     def ping(self) -> None:  # noqa: D102 (the protocol says it, as for all that follow)
         self._store.ping()
 
-    def find_problems(self) -> Sequence[str]:  # noqa: D102
+    def find_problems(self) -> Sequence[str]:
+        """Look the store over: one that has hosts that others must not know of is asked for those served alone."""
+        if isinstance(self._store, TellsProblemsOfHosts):
+            return self._store.find_problems_of(self._serves)
         return self._store.find_problems()
 
     def close(self) -> None:  # noqa: D102

@@ -10,17 +10,20 @@ import contextlib
 import logging
 import os
 import selectors
+import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from invites_core.errors import InvalidRequest, InvitesError, OutcomeUnknown, StorageBusy, StorageError
 from invites_core.store import InviteStore
 from invites_core.stores.agent_records import Malformed
+from invites_core.stores.agent_turns import WAIT_SECONDS, Turns, is_long
 from invites_core.stores.agent_wire import (
     MAX_PART,
+    MOST_PROBLEMS,
     VERBS,
     FrameSocket,
     Welcome,
@@ -30,6 +33,7 @@ from invites_core.stores.agent_wire import (
     encode_error,
     encode_frame,
     encode_welcome,
+    shorten,
 )
 
 __all__ = ["AgentServer"]
@@ -69,6 +73,7 @@ class AgentServer:
         connections: int = MAX_CONNECTIONS,
         frame_seconds: float = FRAME_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
+        turn_seconds: float = WAIT_SECONDS,
     ) -> None:
         """Take the store.
 
@@ -76,8 +81,9 @@ class AgentServer:
             store: Where the invites are; whoever can connect can call each of its verbs.
             log: Where it tells what went wrong; None: this module's logger.
             connections: How many connections are kept at most.
-            frame_seconds: How long a frame may take, once it has begun, in either direction.
+            frame_seconds: How long a request may take to come, once it has begun, and its whole answer to go.
             idle_seconds: How long a connection is kept on which nothing is asked.
+            turn_seconds: How long what takes long waits for others of its kind.
         """
         self._store = store
         self._log = log or logging.getLogger(__name__)
@@ -89,6 +95,10 @@ class AgentServer:
         self._changed = threading.Condition()
         # A frame of JSON can grow twentyfold when it is read, before it turns out to be nonsense: one at a time.
         self._reading_large = threading.Lock()
+        # Most of the connections are left to what is short, whatever else is asked for.
+        self._long_turns = Turns(most_waiting=connections // 4, wait_seconds=turn_seconds)
+        # It may read a whole database, and lists do not wait for that.
+        self._looking_turns = Turns(most_waiting=1, wait_seconds=turn_seconds)
         self._complaints = _Complaints(self._log)
         self._stopping = False
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -97,13 +107,15 @@ class AgentServer:
     def serve(self, listener: socket.socket) -> None:
         """Serve until `stop` is called, and then until what was begun is done; closes the listening socket."""
         listener.setblocking(False)
-        with selectors.DefaultSelector() as selector, self._wake_reader, self._wake_writer:
+        with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             selector.register(self._wake_reader, selectors.EVENT_READ)
             while not self._stopping:
                 for key, _ in selector.select():
                     if key.fileobj is listener:
                         self._accept(listener)
+                    else:
+                        self._wake_reader.recv(4096)
             listener.close()
             self._drain()
 
@@ -112,6 +124,27 @@ class AgentServer:
         self._stopping = True
         with contextlib.suppress(OSError):
             self._wake_writer.send(b".")
+
+    @contextlib.contextmanager
+    def stopping_at(self, *signals: signal.Signals) -> Iterator[None]:
+        """Let these signals stop the server; for the main thread."""
+        previous = {number: signal.signal(number, lambda *_: self.stop()) for number in signals}
+        # Python runs the handler in this thread, between two steps of it. The wait for connections is one step, and
+        # nothing would end it if the signal came right before it, or if the system gave it to another thread: so the
+        # signal itself, in whatever thread it comes, writes to what the wait looks at.
+        outer = signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            # Before the descriptor is closed, and its number somebody else's.
+            signal.set_wakeup_fd(outer)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Give back what the server holds open, after `serve`."""
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def _drain(self) -> None:
         """Wait for those who are at work; the others are told that there is no more."""
@@ -174,14 +207,14 @@ class AgentServer:
     def _serve_peer(self, peer: _Peer) -> None:
         """Answer one peer until it goes, or does what is not agreed."""
         try:
-            wait, answer = self._frame_seconds, self._greet
-            while (body := peer.frames.receive(wait=wait, within=self._frame_seconds)) is not None:
+            body = peer.frames.receive(by=time.monotonic() + self._frame_seconds)
+            answer = self._greet
+            while body is not None:
                 peer.turn("working")
-                for frame in answer(body):
-                    peer.turn("sending")
-                    peer.frames.send(frame, within=self._frame_seconds)
+                self._send_all(peer, answer(body))
                 peer.turn("waiting")
-                wait, answer = self._idle_seconds, self._answer
+                answer = self._answer
+                body = peer.frames.receive(by=time.monotonic() + self._idle_seconds, within=self._frame_seconds)
         except Malformed as error:
             self._complaints.tell("ended a connection: %s", error)
             self._refuse(peer, InvalidRequest("agent", str(error)))
@@ -189,9 +222,17 @@ class AgentServer:
             if peer.state == "sending":
                 self._complaints.tell("a peer did not take its answer: %s", type(error).__name__)
         except Exception:  # noqa: BLE001 (it is logged, and all others are served on)
-            self._log.exception("an error that should not be")
+            self._complaints.tell("an error that should not be", level=logging.ERROR, exc_info=True)
         finally:
             self._forget(peer)
+
+    def _send_all(self, peer: _Peer, frames: Iterator[bytes]) -> None:
+        """Send the frames of one answer, which have the time of one frame in all."""
+        deadline = None
+        for frame in frames:
+            deadline = deadline or time.monotonic() + self._frame_seconds
+            peer.turn("sending")
+            peer.frames.send(frame, by=deadline)
 
     def _greet(self, body: bytes) -> Iterator[bytes]:
         """Give the answer to what a peer says first."""
@@ -202,7 +243,7 @@ class AgentServer:
     def _refuse(peer: _Peer, error: InvitesError) -> None:
         """Say why, as far as the peer listens, and end the connection."""
         with contextlib.suppress(OSError):
-            peer.frames.send(encode_frame({"error": encode_error(error)}), within=0.0)
+            peer.frames.send(encode_frame({"error": encode_error(error)}), by=0.0)
         peer.frames.close()
 
     def _read(self, body: bytes) -> dict[str, Any]:
@@ -224,22 +265,37 @@ class AgentServer:
     def _do(self, name: str, arguments: Mapping[str, Any]) -> Iterator[bytes]:
         verb = VERBS[name]
         try:
-            result = getattr(self._store, name)(**arguments)
-            if verb.in_parts:
-                while len(result) > MAX_PART:
-                    yield encode_frame({"part": verb.result.encode(result[:MAX_PART])})
-                    result = result[MAX_PART:]
-            yield self._encode_result(name, arguments, result)
+            with self._turn(name, arguments):
+                result = getattr(self._store, name)(**arguments)
+                if name == "find_problems":
+                    result = _cut_problems(result)
+                parts = []
+                if verb.in_parts:
+                    *parts, result = _split(result)
+                last = self._encode_result(name, arguments, result)
+            # Outside of the turn, since the peer may take its time to receive them.
+            for part in parts:
+                yield encode_frame({"part": verb.result.encode(part)})
+            yield last
         except StorageError as error:
-            self._log.error("%s: %s: %s", name, type(error).__name__, error)
+            kind = type(error).__name__
+            self._complaints.tell("%s: %s: %s", name, kind, error, about=(name, kind), level=logging.ERROR)
             raise
         except InvitesError:
             raise
         except Exception as error:
-            self._log.exception("%s: an error that should not be", name)
+            self._complaints.tell(
+                "%s: an error that should not be", name, about=(name,), level=logging.ERROR, exc_info=True
+            )
             if verb.changes:
                 raise OutcomeUnknown("the agent failed") from error
             raise StorageError("the agent failed") from error
+
+    def _turn(self, name: str, arguments: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+        """Return the turn that a request is done in."""
+        if not is_long(name, arguments):
+            return contextlib.nullcontext()
+        return (self._looking_turns if name == "find_problems" else self._long_turns).take()
 
     def _encode_result(self, name: str, arguments: Mapping[str, Any], result: Any) -> bytes:
         """Return the frame of a result; a part of a list that is longer than a frame is asked for anew, and shorter."""
@@ -253,23 +309,48 @@ class AgentServer:
             result = self._store.list_invites(**arguments)
 
 
+def _split(records: Sequence[Any]) -> list[Sequence[Any]]:
+    """Cut a list into parts that each go into a frame; there is one at least."""
+    return [records[start : start + MAX_PART] for start in range(0, max(1, len(records)), MAX_PART)]
+
+
 class _Complaints:
-    """Says in the log what peers do wrong, and not oftener than is good for the log."""
+    """Says in the log what goes wrong, and of each kind not oftener than is good for the log."""
 
     SECONDS: Final = 10.0
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._lock = threading.Lock()
-        self._told_at = float("-inf")
-        self._untold = 0
+        # By the message as it stands in the code, and what it is about: a verb, a class of errors. So they are few.
+        self._told: dict[tuple[str, ...], tuple[float, int]] = {}
 
-    def tell(self, message: str, *arguments: object) -> None:
-        """Write a warning, or count it where there was one a moment ago."""
+    def tell(
+        self,
+        message: str,
+        *arguments: object,
+        about: tuple[str, ...] = (),
+        level: int = logging.WARNING,
+        exc_info: bool = False,
+    ) -> None:
+        """Write it, or count it where there was one of its kind a moment ago.
+
+        The next that is written has the field ``untold``: how many of its kind were not.
+        """
+        kind = (message, *about)
         with self._lock:
             now = time.monotonic()
-            if now - self._told_at < self.SECONDS:
-                self._untold += 1
+            told_at, untold = self._told.get(kind, (float("-inf"), 0))
+            if now - told_at < self.SECONDS:
+                self._told[kind] = (told_at, untold + 1)
                 return
-            untold, self._untold, self._told_at = self._untold, 0, now
-        self._log.warning(message, *arguments, extra={"untold": untold or None})
+            self._told[kind] = (now, 0)
+        self._log.log(level, message, *arguments, exc_info=exc_info, extra={"untold": untold or None})
+
+
+def _cut_problems(problems: Sequence[str]) -> Sequence[str]:
+    """Return as many problems as an answer tells, the last of which says how many more there are."""
+    if len(problems) <= MOST_PROBLEMS:
+        return list(map(shorten, problems))
+    shown = problems[: MOST_PROBLEMS - 1]
+    return [*map(shorten, shown), f"and {len(problems) - len(shown)} more problems"]

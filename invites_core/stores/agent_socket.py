@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -44,7 +45,7 @@ def listening(path: Path, *, group: int | None = None) -> Iterator[socket.socket
         try:
             yield listener
         finally:
-            with contextlib.suppress(OSError), _locked(path.parent):
+            with contextlib.suppress(OSError), _locked(path):
                 # Another agent may have taken the place as soon as this one did not listen any more.
                 if _identify(path) == identity:
                     path.unlink()
@@ -52,7 +53,7 @@ def listening(path: Path, *, group: int | None = None) -> Iterator[socket.socket
 
 def _listen(path: Path, group: int | None) -> tuple[socket.socket, tuple[int, int]]:
     folder = path.parent
-    with _locked(folder):
+    with _locked(path):
         _refuse_taken(path)
         # In a folder that nobody else can enter, until group and mode are right: the umask, which belongs to all
         # threads of the process, has no say, and there is no moment at which somebody else can connect.
@@ -100,22 +101,44 @@ def _refuse_taken(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep two that start at the same moment from replacing each other's sockets."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _locked(path: Path) -> Iterator[None]:
+    """Keep two that start at the same moment from replacing each other's sockets.
+
+    By a file that is there only meanwhile, and that only its owner can open: who can open it can hold the lock too, and
+    the folder can be opened by the group, which must not keep an agent from starting.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while (descriptor := _try_lock(lock)) is None:
+        if time.monotonic() > deadline:
+            raise BlockingIOError(errno.EAGAIN, "another agent that starts or ends there takes too long")
+        time.sleep(0.01)
     try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
         yield
     finally:
+        # Before the lock is given up: who has it open already sees then that it is no more.
+        lock.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _try_lock(lock: Path) -> int | None:
+    """Return the descriptor of a file that is locked, or None where somebody else has it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+            raise PermissionError(errno.EPERM, f"{lock} is not a file of this user")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _identify(lock) == (found.st_dev, found.st_ino):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        # It is held, or was removed by who held it.
+        pass
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def explain_socket_error(error: OSError) -> str:

@@ -56,8 +56,10 @@ from invites_core.stores.agent_records import (
 
 __all__ = [
     "HELLO",
+    "LONGEST_MESSAGE",
     "MAX_FRAME",
     "MAX_PART",
+    "MOST_PROBLEMS",
     "VERBS",
     "VERSION",
     "FrameSocket",
@@ -72,7 +74,15 @@ __all__ = [
     "encode_frame",
     "encode_request",
     "encode_welcome",
+    "shorten",
+    "time_left",
 ]
+
+LONGEST_MESSAGE: Final = 1_000
+"""How many characters of an error or of a problem an answer tells."""
+
+MOST_PROBLEMS: Final = 100
+"""How many problems one answer tells; of more the last says how many there are."""
 
 PROTOCOL: Final = "invites-api agent"
 VERSION: Final = 1
@@ -104,7 +114,7 @@ class Verb:
 
 VERBS: Final[Mapping[str, Verb]] = {
     "ping": Verb(),
-    "find_problems": Verb({}, list_of(TEXT, 100)),
+    "find_problems": Verb({}, list_of(TEXT, MOST_PROBLEMS)),
     "add_invites": Verb({"invites": INVITES, "if_absent": FLAG}, changes=True),
     "find_invite": Verb({"token": TEXT}, maybe(INVITE)),
     "list_invites": Verb(
@@ -151,43 +161,46 @@ VERBS: Final[Mapping[str, Verb]] = {
 
 
 class FrameSocket:
-    """A connected socket that frames go through; for one thread at a time. Nothing here waits without end."""
+    """A connected socket that frames go through; for one thread at a time. Nothing here waits without end.
+
+    Deadlines are those of `time.monotonic`, so that one can stand over all that a call does.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         """Take the socket."""
         self._socket = connection
         self._received = bytearray()
 
-    def send(self, frame: bytes, *, within: float) -> None:
+    def send(self, frame: bytes, *, by: float) -> None:
         """Send a whole frame.
 
         Raises:
             OSError: Not all of it could be sent, in time or at all; the other end never has it whole.
         """
-        self._socket.settimeout(within)
+        self._socket.settimeout(time_left(by))
         self._socket.sendall(frame)
 
-    def receive(self, *, wait: float, within: float) -> bytes | None:
+    def receive(self, *, by: float, within: float | None = None) -> bytes | None:
         """Return the body of the next frame, or None where the other end has ended the connection between two.
 
         Args:
-            wait: How long to wait for its first byte, in seconds.
-            within: How long all of it may take from then on, in seconds.
+            by: When its first byte must have come.
+            within: How long all of it may take from then on, in seconds; None: all of it must have come by then.
 
         Raises:
             Malformed: It is empty, longer than a frame may be, or breaks off.
             OSError: The connection failed, or the time was over.
         """
         received = self._received
-        deadline = time.monotonic() + (within if received else wait)
+        deadline = time.monotonic() + within if received and within is not None else by
         while (missing := _count_missing(received)) > 0:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+            self._socket.settimeout(time_left(deadline))
             chunk = self._socket.recv(min(_CHUNK, missing) if len(received) >= 4 else _CHUNK)
             if not chunk:
                 if received:
                     raise Malformed("", "half a frame")
                 return None
-            if not received:
+            if not received and within is not None:
                 deadline = time.monotonic() + within
             elif time.monotonic() > deadline:
                 # Bytes that come one by one would otherwise each be in time.
@@ -210,6 +223,14 @@ class FrameSocket:
         """End the connection, also where a forked child has its descriptor too."""
         self.shut_down(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def time_left(deadline: float) -> float:
+    """Return the seconds until a deadline, for a socket to wait.
+
+    A moment where it is over: with no time at all a socket would not wait, and would say another thing.
+    """
+    return max(0.001, deadline - time.monotonic())
 
 
 def _count_missing(received: bytearray) -> int:
@@ -345,13 +366,19 @@ _ERROR_FIELDS: Final = {
 }
 
 
+def shorten(text: str) -> str:
+    """Return a text of the store in a form that an answer can hold, whatever the store may say: it tells, no more."""
+    sound = text.encode("utf-8", "replace").decode()
+    return sound if len(sound) <= LONGEST_MESSAGE else f"{sound[: LONGEST_MESSAGE - 1]}…"
+
+
 def encode_error(error: InvitesError) -> dict[str, Any]:
     """Return an error of an invite store: its class, its message and its attributes."""
     known = (*_PLAIN_ERRORS.values(), *_STORAGE_ERRORS.values(), InvalidRequest)
     named = next((one for one in type(error).__mro__ if one in known), StorageError)
     return {
         "class": named.__name__,
-        "message": str(error),
+        "message": shorten(str(error)),
         "field": error.field if isinstance(error, InvalidRequest) else None,
         "retry_after": error.retry_after if isinstance(error, StorageError) else None,
         "redemption_id": error.redemption_id if isinstance(error, OutcomeUnknown) else None,

@@ -7,6 +7,7 @@ from typing import Final
 
 from invites_core.errors import StorageError
 from invites_core.store import COUNTED_USES, HISTORY, LARGE_LISTS
+from invites_core.stores.pool_stats import PoolStats
 from invites_core.stores.postgresql_database import PostgresqlDatabase
 from invites_core.stores.postgresql_grants import PostgresqlGrants
 from invites_core.stores.postgresql_invites import PostgresqlInvites
@@ -59,6 +60,10 @@ class PostgresqlStore(PostgresqlKeys, PostgresqlGrants, PostgresqlInvites, Postg
     def schema(self) -> SchemaVersion:
         """The version of the tables."""
         return self._database.schema
+
+    def find_pool_stats(self) -> PoolStats | None:
+        """Return what the pool of this process is doing, or None where it has none yet."""
+        return self._database.find_pool_stats()
 
     def ping(self) -> None:
         """Read something from the database.

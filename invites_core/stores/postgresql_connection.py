@@ -11,6 +11,9 @@ from typing import Any, Final, TypeVar
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
+from psycopg.waiting import Ready, Wait
+
+from invites_core.waiting import Waiting, get_waiting
 
 __all__ = ["GRACE_SECONDS", "Connection", "Overdue", "Row"]
 
@@ -49,9 +52,30 @@ class Connection(psycopg.Connection[Row]):
 
     def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
         """Wait for an answer until the deadline."""
+        waiting = get_waiting()
         if self.deadline is None:
             return super().wait(gen, *args, **options)
+        if waiting.shares_thread:
+            return self._wait_among_others(waiting, _limited(gen, self.deadline), self.deadline)
         return super().wait(_limited(gen, self.deadline), *args, **options)
+
+    def _wait_among_others(self, waiting: Waiting, gen: PQGen[T], deadline: float) -> T:
+        """Do what the driver's own wait does, and let others go on in this thread."""
+        try:
+            awaited = next(gen)
+            while True:
+                reads, writes = bool(awaited & Wait.R), bool(awaited & Wait.W)
+                try:
+                    is_ready = waiting.wait_for(
+                        self.fileno(), reads=reads, writes=writes, timeout=deadline - time.monotonic()
+                    )
+                except OSError as error:
+                    raise psycopg.OperationalError(f"cannot wait for the server: {error}") from error
+                # What is not ready after all does no harm: nothing that the driver tries then holds it up.
+                awaited = gen.send(Ready(awaited) if is_ready else Ready.NONE)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def run(self, statement: str, bindings: Mapping[str, Any] | None = None) -> list[Row]:
         """Run one statement and return its rows, none for one that returns no rows."""

@@ -7,18 +7,21 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import psycopg
 
 from invites_core.errors import InvitesError, StorageBusy, StorageError
 from invites_core.process import PerProcess
+from invites_core.stores.pool_stats import PoolStats
 from invites_core.stores.postgresql_connection import GRACE_SECONDS, Connection, Overdue, Row
 from invites_core.stores.postgresql_errors import first_line, is_lost, is_retried, translate
 from invites_core.stores.postgresql_pool import PostgresqlPool
 from invites_core.stores.postgresql_schema import MIGRATIONS, find_version, migrate
 from invites_core.stores.postgresql_url import parse_postgresql_url
 from invites_core.stores.schema import SchemaVersion
+from invites_core.waiting import get_waiting
 
 __all__ = ["PostgresqlDatabase"]
 
@@ -66,6 +69,8 @@ class PostgresqlDatabase:
         self._migrates = migrate
         self._schema: SchemaVersion | None = None
         self._preparing = PerProcess(threading.Lock)
+        # When the last look failed, in time.monotonic, and how.
+        self._failure: tuple[float, StorageError | None] = (0.0, None)
         self._pool = PostgresqlPool(
             self._connect_options(),
             max_connections=self._url.max_connections,
@@ -92,13 +97,23 @@ class PostgresqlDatabase:
         """
         if self._schema is not None:
             return self._schema
-        # One looks, and the others wait for what it finds.
+        return get_waiting().run(partial(self._look, time.monotonic()))
+
+    def _look(self, asked: float) -> SchemaVersion:
+        """Look which version it is; one does, and the others wait for what it finds, be it a failure."""
         lock = self._preparing.get()
-        if not lock.acquire(timeout=self._timeout):
+        if not lock.acquire(timeout=max(0.0, asked + self._timeout - time.monotonic())):
             raise StorageBusy(f"the database {self.location} did not answer in time")
         try:
             if self._schema is None:
-                self._schema = self._prepare(create=False)
+                failed_at, failure = self._failure
+                if failure is not None and failed_at >= asked:
+                    raise type(failure)(str(failure)) from failure
+                try:
+                    self._schema = self._prepare(create=False)
+                except StorageError as error:
+                    self._failure = time.monotonic(), error
+                    raise
             return self._schema
         finally:
             lock.release()
@@ -214,6 +229,10 @@ class PostgresqlDatabase:
             "autocommit": True,
         }
 
+    def find_pool_stats(self) -> PoolStats | None:
+        """Return what the pool of this process is doing, or None where it has none yet."""
+        return self._pool.find_stats()
+
     def _run(self, attempt: Callable[[Connection], T]) -> T:
         """Run a transaction, again where that is known to be right."""
         deadline = time.monotonic() + self._timeout
@@ -230,12 +249,15 @@ class PostgresqlDatabase:
                     raise _Unstorable(f"the database {self.location} cannot hold such a text") from error
                 if is_retried(error) and retries < RETRIES and time.monotonic() < deadline:
                     retries += 1
+                    self._pool.count_retry()
                     # Those that met each other once do not meet again in step.
-                    time.sleep(random.uniform(0, min(0.1, 0.001 * 2**retries)))  # noqa: S311 (nothing secret)
+                    pause = random.uniform(0, min(0.1, 0.001 * 2**retries))  # noqa: S311 (nothing secret)
+                    get_waiting().make_signal().acquire(timeout=pause)
                     continue
                 can_try = not committing and not was_lost and time.monotonic() < deadline
                 if can_try and is_lost(error) and not isinstance(error, Overdue):
                     was_lost = True
+                    self._pool.count_retry()
                     continue
                 raise self._explain(error, committing=committing) from error
 

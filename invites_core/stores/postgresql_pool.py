@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final, Self
 
 import psycopg
@@ -13,8 +14,11 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from invites_core.errors import InvitesError, StorageBusy, StorageError
 from invites_core.process import PerProcess
+from invites_core.stores.permits import Permits
+from invites_core.stores.pool_stats import PoolStats
 from invites_core.stores.postgresql_connection import GRACE_SECONDS, Connection, Overdue
 from invites_core.stores.postgresql_errors import READ_ONLY, first_line, is_lost
+from invites_core.waiting import get_waiting
 
 __all__ = ["PostgresqlPool"]
 
@@ -33,18 +37,35 @@ class _Process:
         failure: How the last attempt to connect failed that did.
         failed_at: When, in ``time.monotonic``.
         doubted_at: When a connection was last found that did not answer.
+        hung_at: When the server was last asked in vain to stop what it does.
+        waiting: How many wait for one that others use.
+        retries: How many transactions were run again.
     """
 
-    __slots__ = ("doubted_at", "failed_at", "failure", "free", "lock", "opened", "pool")
+    __slots__ = (
+        "doubted_at",
+        "failed_at",
+        "failure",
+        "free",
+        "hung_at",
+        "lock",
+        "opened",
+        "pool",
+        "retries",
+        "waiting",
+    )
 
     def __init__(self, pool: ConnectionPool[Connection]) -> None:
         self.pool = pool
-        self.free = threading.BoundedSemaphore(pool.max_size)
+        self.free = Permits(pool.max_size)
         self.lock = threading.Lock()
         self.opened = False
         self.failure: psycopg.Error | None = None
         self.failed_at = 0.0
         self.doubted_at = 0.0
+        self.hung_at = float("-inf")
+        self.waiting = 0
+        self.retries = 0
 
 
 class PostgresqlPool:
@@ -75,8 +96,8 @@ class PostgresqlPool:
             StorageError: None can be made, or the pool is closed.
         """
         process = self._open()
-        if not process.free.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise StorageBusy(f"the database {self._location} is busy: no connection is free")
+        if not process.free.take_at_once():
+            self._wait(process, deadline)
         try:
             connection = self._take(process, deadline)
             connection.is_committing = False
@@ -84,13 +105,42 @@ class PostgresqlPool:
             try:
                 yield connection
             except BaseException as error:
-                _throw_away_if_spoiled(connection, error)
+                _throw_away_if_spoiled(process, connection, error)
                 raise
             finally:
                 connection.used_at = time.monotonic()
                 process.pool.putconn(connection)
         finally:
-            process.free.release()
+            process.free.give_back()
+
+    def _wait(self, process: _Process, deadline: float) -> None:
+        with process.lock:
+            process.waiting += 1
+        try:
+            if not process.free.take(timeout=deadline - time.monotonic()):
+                raise StorageBusy(f"the database {self._location} is busy: no connection is free")
+        finally:
+            with process.lock:
+                process.waiting -= 1
+
+    def count_retry(self) -> None:
+        """Note that a transaction is run again."""
+        process = self._process.get()
+        with process.lock:
+            process.retries += 1
+
+    def find_stats(self) -> PoolStats | None:
+        """Return what the pool of this process is doing, or None if it was not opened yet."""
+        process = self._process.peek()
+        if process is None or not process.opened:
+            return None
+        found = process.pool.get_stats()
+        return PoolStats(
+            size=found.get("pool_size", 0),
+            idle=found.get("pool_available", 0),
+            waiting=process.waiting,
+            retries=process.retries,
+        )
 
     def close(self) -> None:
         """Close the connections of this process; none is given after that."""
@@ -115,7 +165,9 @@ class PostgresqlPool:
         while True:
             remaining = deadline - time.monotonic()
             try:
-                connection = process.pool.getconn(timeout=max(0.001, min(SLICE_SECONDS, remaining)))
+                get = partial(process.pool.getconn, timeout=max(0.001, min(SLICE_SECONDS, remaining)))
+                # One that is there is had at once, and one that has to be made is waited for.
+                connection = get() if process.pool.get_stats().get("pool_available") else get_waiting().run(get)
             except PoolClosed as error:
                 raise StorageError("the store is closed") from error
             except PoolTimeout as error:
@@ -177,7 +229,7 @@ class PostgresqlPool:
         )
 
 
-def _throw_away_if_spoiled(connection: Connection, error: BaseException) -> None:
+def _throw_away_if_spoiled(process: _Process, connection: Connection, error: BaseException) -> None:
     """Close a connection that is not to be used again.
 
     A server that ended it, or takes no writes, is not asked again on the same connection: behind the same name there
@@ -190,6 +242,15 @@ def _throw_away_if_spoiled(connection: Connection, error: BaseException) -> None
     if isinstance(error, Overdue):
         # Not left behind at work: a commit that waits for a standby has no time limit, and would keep its connection
         # from all others for as long as the standby is away.
-        with contextlib.suppress(psycopg.Error):
-            connection.cancel_safe(timeout=GRACE_SECONDS)
+        get_waiting().run(partial(_cancel, process, connection))
     connection.close()
+
+
+def _cancel(process: _Process, connection: Connection) -> None:
+    """Let the server stop what it does, unless it was just asked that in vain: then those who wait are told sooner."""
+    if time.monotonic() - process.hung_at < GRACE_SECONDS:
+        return
+    try:
+        connection.cancel_safe(timeout=GRACE_SECONDS)
+    except psycopg.Error:
+        process.hung_at = time.monotonic()

@@ -129,12 +129,13 @@ def migrate(
         migrations: The list.
         tell: Called with each version that this very call has brought about.
     """
-    # Two that make a table of one name at the same time: one gets an error of the catalogue, and finds it made.
+    # Two that make a table of one name at the same time: one gets an error of the catalogue, whichever it comes to
+    # first, and finds it made.
     for _ in range(3):
         try:
             connection.execute(_MAKE_VERSIONS)
             break
-        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable):
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject):
             continue
     connection.execute(_ADD_VERSION)
     for version, statements in enumerate(migrations, start=1):

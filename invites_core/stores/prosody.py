@@ -7,7 +7,8 @@ Prosody's own modules honour them as their own. Which hosts there are is what th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -23,7 +24,7 @@ from invites_core.errors import (
 )
 from invites_core.invites import Invite, InviteState, Redemption, is_token
 from invites_core.store import HISTORY, InvitePage, RedeemResult, Sweep
-from invites_core.stores.prosody_lua import format_line, parse_result
+from invites_core.stores.prosody_lua import format_call, parse_result
 from invites_core.stores.prosody_rows import (
     check_invite,
     check_unicode,
@@ -32,17 +33,19 @@ from invites_core.stores.prosody_rows import (
     redemptions_from_row,
 )
 from invites_core.stores.prosody_socket import ProsodySocket
-from invites_core.stores.prosody_stream import MAX_LINE
+from invites_core.stores.prosody_stream import MAX_CALL
 from invites_core.stores.records import to_seconds
 
 __all__ = ["MAX_ROWS", "ProsodyStore"]
 
 MAX_ROWS: Final = 5_000
 TIMEOUT_SECONDS: Final = 20.0
-LINE_MARGIN: Final = 200
 PROBLEM_PAGE: Final = 500
 
 _CURSOR: Final = re.compile(r"[0-9]{18}-[0-9a-f]{16}", re.ASCII)
+# The digest of a host, as whoever purges may not know its name, a position in it, and whether a host was left out.
+_PURGE_CURSOR: Final = re.compile(r"([0-9a-f]{16})(?:\.([0-9]{18}-[0-9a-f]{16}))?(!?)", re.ASCII)
+_PURGED_BUT_FOR_SOME: Final = "!"
 _LIKE_A_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]+")
 
@@ -85,8 +88,12 @@ class ProsodyStore:
 
     def find_problems(self) -> Sequence[str]:
         """Read every row that Prosody has, as far as that may be at once, and look for keys of its own."""
+        return self.find_problems_of(lambda _: True)
+
+    def find_problems_of(self, serves: Callable[[str], bool]) -> Sequence[str]:
+        """Do the same for those hosts alone for which this is true."""
         problems = []
-        for host in self._ask("hosts")["hosts"]:
+        for host in filter(serves, self._ask("hosts")["hosts"]):
             try:
                 unreadable = self._count_unreadable(host)
             except Unsupported as error:
@@ -97,7 +104,7 @@ class ProsodyStore:
         problems += [
             f"note: {host}: Prosody's own mod_invites_api takes keys as well; import-keys --remove takes them out, then"
             " disable it"
-            for host in self._ask("apis")["hosts"]
+            for host in filter(serves, self._ask("apis")["hosts"])
         ]
         return problems
 
@@ -105,11 +112,7 @@ class ProsodyStore:
         count, cursor = 0, None
         while True:
             page = self._ask("list", host=host, now=0, limit=PROBLEM_PAGE, most=self._max_rows, cursor=cursor)
-            for token, row in page["rows"]:
-                try:
-                    invite_from_row(host, token, row)
-                except CorruptRecord:
-                    count += 1
+            count += len(page["shown"]) - len(_read_page(host, page))
             cursor = page.get("next")
             if cursor is None:
                 return count
@@ -134,7 +137,7 @@ class ProsodyStore:
     def find_invite(self, token: str) -> Invite | None:  # noqa: D102
         return _read_invite(token, self._ask("find", token=token)) if is_token(token) else None
 
-    def list_invites(  # noqa: D102
+    def list_invites(
         self,
         host: str,
         *,
@@ -144,6 +147,11 @@ class ProsodyStore:
         limit: int,
         cursor: str | None = None,
     ) -> InvitePage:
+        """Return invites of a host; rows that cannot be read are left out.
+
+        Prosody's modules write to the same store, and what one of them has written there must not keep all others from
+        being seen. `find_problems` counts such rows, and to look one up by its token is CorruptRecord.
+        """
         page = self._ask(
             "list",
             host=host,
@@ -154,9 +162,7 @@ class ProsodyStore:
             most=self._max_rows,
             cursor=_check_cursor(cursor),
         )
-        return InvitePage(
-            invites=tuple(invite_from_row(host, token, row) for token, row in page["rows"]), next=page.get("next")
-        )
+        return InvitePage(invites=tuple(_read_page(host, page)), next=page.get("next"))
 
     def redeem_invite(  # noqa: D102
         self,
@@ -181,7 +187,10 @@ class ProsodyStore:
             host=host,
             now=to_seconds(now),
         )
-        return RedeemResult(outcome=answer["outcome"], invite=_read_changed(token, answer))
+        is_done = answer["outcome"] in ("redeemed", "repeated")
+        return RedeemResult(
+            outcome=answer["outcome"], invite=(_read_changed if is_done else _read_invite)(token, answer)
+        )
 
     def release_redemption(  # noqa: D102
         self, token: str, *, redemption_id: str, host: str | None, now: datetime
@@ -193,8 +202,8 @@ class ProsodyStore:
         return _read_changed(token, answer)
 
     def list_redemptions(self, token: str) -> Sequence[Redemption]:  # noqa: D102
-        row = self._ask("find", token=token, history=True).get("row") if is_token(token) else None
-        return [] if row is None else redemptions_from_row(token, row)
+        rows = self._ask("find", token=token, history=True)["shown"] if is_token(token) else []
+        return redemptions_from_row(token, rows[0]) if rows else []
 
     def revoke_invite(  # noqa: D102
         self, token: str, *, by: str, host: str | None, now: datetime
@@ -203,22 +212,44 @@ class ProsodyStore:
             return False, None
         check_unicode("by", by)
         answer = self._change("revoke", token=token, by=by, host=host, now=to_seconds(now))
-        return answer["revoked"], _read_changed(token, answer)
+        return answer["revoked"], (_read_changed if answer["revoked"] else _read_invite)(token, answer)
 
     def revoke_invites_from(  # noqa: D102
         self, source: str, *, by: str, host: str, now: datetime, limit: int, cursor: str | None = None
     ) -> Sweep:
         check_unicode("by", by)
-        return self._sweep(
-            "revoke_from", source=source, by=by, host=host, now=to_seconds(now), limit=limit, cursor=cursor
+        answer = self._change(
+            "revoke_from",
+            source=source,
+            by=by,
+            host=host,
+            now=to_seconds(now),
+            limit=limit,
+            most=self._max_rows,
+            cursor=_check_cursor(cursor),
         )
-
-    def purge_invites(self, *, before: datetime, limit: int, cursor: str | None = None) -> Sweep:  # noqa: D102
-        return self._sweep("purge", before=to_seconds(before), limit=limit, cursor=cursor)
-
-    def _sweep(self, verb: str, *, cursor: str | None, **arguments: Any) -> Sweep:
-        answer = self._change(verb, most=self._max_rows, cursor=_check_cursor(cursor), **arguments)
         return Sweep(changed=answer["changed"], next=answer.get("next"))
+
+    def purge_invites(self, *, before: datetime, limit: int, cursor: str | None = None) -> Sweep:
+        """Purge one host in a step.
+
+        Raises:
+            Unsupported: Of a host there are too many; in the last step, so that the others are purged all the same.
+        """
+        parts = _PURGE_CURSOR.fullmatch(cursor) if cursor is not None else None
+        if cursor is not None and parts is None and cursor != _PURGED_BUT_FOR_SOME:
+            raise InvalidRequest("cursor", "is not one that a purge has given")
+        if cursor == _PURGED_BUT_FOR_SOME:
+            raise Unsupported(_describe_too_many(self._max_rows))
+        mark, position, left_out = parts.groups() if parts else (None, None, "")
+        answer = self._change(
+            "purge", before=to_seconds(before), limit=limit, most=self._max_rows, mark=mark, cursor=position
+        )
+        left_out = left_out or ("!" if answer.get("many") else "")
+        after = ".".join(filter(None, [answer.get("mark"), answer.get("next")])) + left_out
+        if after == _PURGED_BUT_FOR_SOME and not answer["changed"]:
+            raise Unsupported(_describe_too_many(self._max_rows))
+        return Sweep(changed=answer["changed"], next=after or None)
 
     def _ask(self, verb: str, **arguments: Any) -> dict[str, Any]:
         return self._run(verb, arguments, changes=False)
@@ -227,10 +258,10 @@ class ProsodyStore:
         return self._run(verb, arguments, changes=True)
 
     def _run(self, verb: str, arguments: dict[str, Any], *, changes: bool) -> dict[str, Any]:
-        line = format_line(verb, arguments)
-        if len(line) > MAX_LINE - LINE_MARGIN:
+        lines = format_call(verb, arguments)
+        if sum(map(len, lines)) > MAX_CALL:
             raise Unsupported("that is more at once than Prosody's admin socket takes: ask for fewer invites")
-        result = self._socket.run(line, changes=changes)
+        result = self._socket.run(*lines, changes=changes)
         answer = None if result.is_error else parse_result(result.text)
         if answer is None:
             message = "Prosody did not answer as it should: its admin socket ran no operation of this program"
@@ -238,6 +269,14 @@ class ProsodyStore:
         if "failed" in answer:
             _refuse(answer, self._max_rows)
         return answer
+
+
+def _describe_too_many(max_rows: int) -> str:
+    # Which host it is, is nobody's business who purges through an agent.
+    return (
+        f"Prosody has more than {max_rows} invites of a host, and would answer nobody else while it reads them: let it"
+        " read more, with ?max_rows=N at the end of the URL prosody:///…, and purge what is over"
+    )
 
 
 def _refuse(answer: dict[str, Any], max_rows: int) -> NoReturn:
@@ -251,10 +290,9 @@ def _refuse(answer: dict[str, Any], max_rows: int) -> NoReturn:
         where = f"for {detail}" if detail else "for a host"
         raise StorageError(f'Prosody has no mod_invites {where}: add "invites" to its modules_enabled', retry_after=60)
     if reason == "many":
-        raise Unsupported(
-            f"Prosody has more than {max_rows} invites, and would answer nobody else while it reads them: purge them,"
-            " or let it read more, with ?max_rows=N at the end of the URL prosody:///…"
-        )
+        raise Unsupported(_describe_too_many(max_rows))
+    if reason == "unsound":
+        raise CorruptRecord("a row of Prosody's invites cannot be read")
     if reason == "full":
         raise Unsupported("this invite was redeemed as often as Prosody can keep")
     if reason == "storage":
@@ -274,8 +312,16 @@ def _read_changed(token: str, answer: dict[str, Any]) -> Invite | None:
 
 
 def _read_invite(token: str, answer: dict[str, Any]) -> Invite | None:
-    row = answer.get("row")
-    return None if row is None else invite_from_row(answer["host"], token, row)
+    rows = answer["shown"]
+    return invite_from_row(answer["host"], token, rows[0]) if rows else None
+
+
+def _read_page(host: str, page: dict[str, Any]) -> list[Invite]:
+    invites = []
+    for token, row in zip(page["tokens"], page["shown"], strict=True):
+        with suppress(CorruptRecord):
+            invites.append(invite_from_row(host, token, row))
+    return invites
 
 
 def _check_cursor(cursor: str | None) -> str | None:

@@ -6,6 +6,7 @@ A row is what ``mod_invites`` writes in 0.12 and in 13. What this program needs 
 - ``added_at``: when the row was added, in microseconds since 1970, as a text, which is its place in lists;
 - ``uses``, ``closed_at``, ``revoked_by``, ``redemptions`` (a list of ``id``, ``by``, ``at``, ``released``);
 - ``expires``: the time of expiry of a used or revoked invite; in Prosody's own field it is 0, which Prosody refuses;
+- ``closing``: it is about to be closed, or somebody was killed while closing it; of invites that only add a contact;
 - ``as_made``: JSON of those fields that would not come back from the rest as they were added, as a text that is
   nobody's business inside Prosody.
 
@@ -125,7 +126,7 @@ def _drop_empty(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _find_lost(invite: Invite, row: dict[str, Any]) -> str | None:
     """Return, as JSON, the fields of an invite that its row would not give back."""
-    found = invite_from_row(invite.host, "", row)
+    found = _read_row(invite.host, "", row)
     fields = {
         "kind": invite.kind,
         "registration": invite.registration,
@@ -147,14 +148,21 @@ def _find_lost(invite: Invite, row: dict[str, Any]) -> str | None:
     return _dump(lost) if lost else None
 
 
-def invite_from_row(host: str, token: str, row: dict[str, Any]) -> Invite:
+def invite_from_row(host: str, token: str, row: bytes) -> Invite:
     """Return the invite that a row is about.
+
+    Args:
+        host: Its host.
+        token: What it is stored under.
+        row: The row, as Prosody shows it.
 
     Raises:
         CorruptRecord: It cannot be an invite's.
     """
     try:
-        return _read_row(host, token, row)
+        if not token:
+            raise ValueError
+        return _read_row(host, token, json.loads(row.decode()))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptRecord("a row of Prosody's invites cannot be read") from error
 
@@ -188,18 +196,18 @@ def _read_row(host: str, token: str, row: dict[str, Any]) -> Invite:
         roles=tuple(as_made.get("roles", _read_texts(additional.get("roles")))),
         note=as_made.get("note", note if isinstance(note, str) else None),
         closed_at=_read_time(own.get("closed_at")),
-        revoked_by=own.get("revoked_by"),
+        revoked_by=None if own.get("revoked_by") is None else _read_text(own["revoked_by"]),
     )
 
 
-def redemptions_from_row(token: str, row: dict[str, Any]) -> list[Redemption]:
+def redemptions_from_row(token: str, row: bytes) -> list[Redemption]:
     """Return the redemptions in a row, oldest first.
 
     Raises:
         CorruptRecord: They cannot be read.
     """
     try:
-        own = _read_table(row.get("invites_api"))
+        own = _read_table(json.loads(row.decode()).get("invites_api"))
         found = [
             Redemption(
                 token=token,
@@ -211,7 +219,7 @@ def redemptions_from_row(token: str, row: dict[str, Any]) -> list[Redemption]:
             for one in own.get("redemptions") or []
         ]
         return sorted(found, key=lambda one: (one.happened_at, one.redemption_id))
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptRecord("the redemptions in a row of Prosody's cannot be read") from error
 
 

@@ -7,13 +7,14 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from invites_core.errors import OutcomeUnknown, StorageBusy, StorageError
 from invites_core.process import PerProcess
+from invites_core.stores.prosody_lua import format_prelude
 from invites_core.stores.prosody_prelude import PRELUDE
 from invites_core.stores.prosody_stream import (
     STREAM_OPENING,
@@ -48,8 +49,9 @@ class _Connection:
             self._socket.connect(os.fspath(path))
             self._socket.setblocking(False)
             deadline = time.monotonic() + CONNECT_SECONDS
-            self._send(STREAM_OPENING + format_input(PRELUDE), deadline)
-            result = self._receive(deadline)
+            lines = format_prelude(PRELUDE)
+            self._send(STREAM_OPENING + _format_lines(lines), deadline)
+            result = self._receive(len(lines), deadline)
         except BaseException:
             self.close()
             raise
@@ -73,19 +75,19 @@ class _Connection:
             return False
         return self._stream.take_result() is None
 
-    def run(self, line: bytes, deadline: float) -> StreamResult:
-        """Send a line and wait for its result.
+    def run(self, lines: Sequence[str], deadline: float) -> StreamResult:
+        """Send lines at once and wait for the result of the last.
 
         Raises:
-            _NotSent: It was not sent to its end.
-            _NoAnswer: It was, and nothing came back.
+            _NotSent: They were not sent to their end.
+            _NoAnswer: They were, and nothing came back.
         """
         try:
-            self._send(line, deadline)
+            self._send(_format_lines(lines), deadline)
         except OSError as error:
             raise _NotSent(_describe(error)) from error
         try:
-            return self._receive(deadline)
+            return self._receive(len(lines), deadline)
         except (OSError, StreamBroken) as error:
             raise _NoAnswer(_describe(error)) from error
 
@@ -98,11 +100,16 @@ class _Connection:
             except BlockingIOError:
                 continue
 
-    def _receive(self, deadline: float) -> StreamResult:
-        while (result := self._stream.take_result()) is None:
+    def _receive(self, count: int, deadline: float) -> StreamResult:
+        """Return the last of as many results, or the first that is an error."""
+        results: list[StreamResult] = []
+        while len(results) < count:
+            if (result := self._stream.take_result()) is not None:
+                results.append(result)
+                continue
             self._wait(deadline, writing=False)
             self._read()
-        return result
+        return next((result for result in results if result.is_error), results[-1])
 
     def _read(self) -> None:
         try:
@@ -148,23 +155,22 @@ class ProsodySocket:
         self._timeout = timeout
         self._link = PerProcess(_Link)
 
-    def run(self, line: str, *, changes: bool) -> StreamResult:
-        """Run a line inside Prosody.
+    def run(self, *lines: str, changes: bool) -> StreamResult:
+        """Run lines inside Prosody and return the result of the last, or the first that is an error.
 
         Args:
-            line: The line.
-            changes: Whether it may change something.
+            lines: The lines, one at least; all but the last have no effect by themselves.
+            changes: Whether the last may change something.
 
         Raises:
             StorageBusy: Others had the connection for too long; nothing was changed.
-            OutcomeUnknown: The line was sent, it may change something, and no answer came.
-            StorageError: It was not sent to its end, or nothing came back to a question; nothing was changed.
+            OutcomeUnknown: The lines were sent, the last may change something, and no answer came.
+            StorageError: They were not sent to their end, or nothing came back to a question; nothing was changed.
         """
-        data = format_input(line)
         deadline = time.monotonic() + self._timeout
         with self._turn(deadline) as link:
             try:
-                return self._run(link, data, deadline)
+                return self._run(link, lines, deadline)
             except _NotSent as error:
                 link.drop()
                 raise StorageError(f"Prosody cannot be reached at {self.path}: {error}") from error
@@ -195,10 +201,10 @@ class ProsodySocket:
         finally:
             link.lock.release()
 
-    def _run(self, link: _Link, data: bytes, deadline: float) -> StreamResult:
+    def _run(self, link: _Link, lines: Sequence[str], deadline: float) -> StreamResult:
         if link.connection is not None and link.connection.is_usable():
             try:
-                return link.connection.run(data, deadline)
+                return link.connection.run(lines, deadline)
             except _NotSent:
                 # It had gone since it was looked at, and no line was run: a new one takes it.
                 if time.monotonic() >= deadline:
@@ -208,7 +214,11 @@ class ProsodySocket:
             link.connection = _Connection(self.path)
         except (OSError, StreamBroken) as error:
             raise _NotSent(_describe(error)) from error
-        return link.connection.run(data, deadline)
+        return link.connection.run(lines, deadline)
+
+
+def _format_lines(lines: Sequence[str]) -> bytes:
+    return b"".join(map(format_input, lines))
 
 
 def _describe(error: Exception) -> str:

@@ -7,10 +7,10 @@ from typing import Final
 from xml.parsers import expat
 from xml.sax.saxutils import escape
 
-__all__ = ["MAX_LINE", "STREAM_OPENING", "ProsodyStream", "StreamBroken", "StreamResult", "format_input"]
+__all__ = ["MAX_CALL", "STREAM_OPENING", "ProsodyStream", "StreamBroken", "StreamResult", "format_input"]
 
-MAX_LINE: Final = 1_000_000
-"""How many bytes one line may have: Prosody ends a stream at 1 MiB."""
+MAX_CALL: Final = 1_000_000
+"""How many bytes one call may have: Prosody does nothing else while it reads them."""
 
 MAX_ANSWER: Final = 64 * 1024 * 1024
 MAX_DEPTH: Final = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -66,7 +67,9 @@ def key_to_row(key: ApiKey) -> tuple[Any, ...]:
     )
 
 
-def key_from_row(row: Row) -> ApiKey:
+# The same row comes with every request of a key.
+@functools.lru_cache(maxsize=1024)
+def key_from_row(row: tuple[Any, ...]) -> ApiKey:
     """Return the key whose values of `KEY_COLUMNS` these are.
 
     Raises:

@@ -34,6 +34,10 @@ APPLICATION_ID: Final = int.from_bytes(b"invt")
 """Written into the file's header, so that another program's database is never taken for ours."""
 
 CACHED_STATEMENTS: Final = 64
+CACHE_KIB: Final = 512
+"""How much of the file a connection keeps in memory. Each thread has one, and others' writes empty it all the time."""
+LARGEST_LOG: Final = 8 * 1024 * 1024
+"""What a log that had grown beyond it is cut to, in bytes, once all of it is in the file."""
 
 
 class _Process:
@@ -342,6 +346,8 @@ class SqliteDatabase:
                 f"the database {self.path} has schema version {version}; this program knows version {self._version}"
             )
         connection.execute("PRAGMA synchronous = FULL").fetchall()
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}").fetchall()
+        connection.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}").fetchall()
         connection.execute("PRAGMA foreign_keys = ON").fetchall()
         connection.execute("PRAGMA trusted_schema = OFF").fetchall()
         if connection.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:

@@ -12,11 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import apsw
 
 from invites_core.errors import InvitesError, OutcomeUnknown, StorageError
+from invites_core.waiting import Signal, get_waiting
 
 __all__ = ["WriteQueue"]
 
@@ -34,15 +36,14 @@ class _Waiter:
 
     __slots__ = ("change", "error", "leads", "result", "taken", "wake")
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: Change, wake: Signal) -> None:
         self.change = change
         self.result: Any = None
         self.error: BaseException | None = None
         self.taken = False
         self.leads = False
-        # A lock that is held until there is news: the cheapest thing that a thread can wait for.
-        self.wake = threading.Lock()
-        self.wake.acquire()
+        # Given when there is news.
+        self.wake = wake
 
 
 class WriteQueue:
@@ -71,7 +72,8 @@ class WriteQueue:
             OutcomeUnknown: The commit failed, and may yet come true after a crash.
         """
         deadline = time.monotonic() + timeout
-        me = _Waiter(change)
+        waiting = get_waiting()
+        me = _Waiter(change, waiting.make_signal())
         with self._lock:
             self._waiting.append(me)
             me.leads, self._led = not self._led, True
@@ -82,7 +84,11 @@ class WriteQueue:
                 self._leave(me)
                 raise
         if me.leads:
-            self._lead(me, deadline)
+            try:
+                waiting.run(partial(self._lead, me, deadline))
+            except RuntimeError as error:
+                self._leave(me)
+                raise StorageError("no thread to write with") from error
         if me.error is not None:
             raise me.error
         result: T = me.result

@@ -1,13 +1,11 @@
-"""What the page "In front of a running Prosody" sets up works: on a real Prosody, behind a real nginx, for systemd."""
+"""What the page "In front of a running Prosody" sets up works: on a real Prosody, behind a real nginx."""
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import http.client
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -21,52 +19,14 @@ from invites_core import ApiKeys, open_store
 from tests.docs.conftest import FindProgram
 from tests.docs.pages import ROOT, get_block
 from tests.docs.test_proxies import SERVING, replace
+from tests.docs.test_units import UNITS, Unit
 from tests.helpers import wait_until
 from tests.prosody import ConsoleProsody, start_prosody
 from tests.servers import Gunicorn, Server, free_ports
 from tests.wsgi.support import COMMAND
 
 PAGE: Final = ROOT / "docs" / "prosody.md"
-UNITS: Final = ROOT / "docs" / "examples" / "systemd"
 NAMES: Final = ("invites-api-agent.service", "invites-api.service")
-
-
-class Unit(configparser.RawConfigParser):
-    """A unit file: names may be given several times, and the last one counts here."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(strict=False, interpolation=None, delimiters=("=",))
-        self.optionxform = str  # type: ignore[assignment,method-assign]  # the letters of a name count
-        self.read_string(path.read_text("utf-8").replace("\\\n", " "))
-
-    def get_words(self, name: str) -> list[str]:
-        """Return the words of an option of the service."""
-        return self["Service"][name].split()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_units_are_what_systemd_takes(name: str, tmp_path: Path) -> None:
-    """systemd finds nothing to complain of in the units, with a program that is there in the place of ours."""
-    text = (UNITS / name).read_text("utf-8")
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("there is no systemd-analyze: install systemd")
-    for one in NAMES:
-        other = (UNITS / one).read_text("utf-8").replace("/opt/invites-api/bin/invites-api", "/bin/true")
-        assert other != (UNITS / one).read_text("utf-8")
-        (tmp_path / one).write_text(other, "utf-8")
-    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=one", str(tmp_path / name)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", ""), text
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_units_are_hardened(name: str) -> None:
-    """Neither process can gain rights, see homes, or write anything that is not its own."""
-    service = Unit(UNITS / name)["Service"]
-    assert service["User"] not in {"", "root"}
-    expected = {"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "CapabilityBoundingSet": ""}
-    assert {key: service[key] for key in expected} == expected
-    assert not [key for key in service if key.startswith("ReadWrite")]
 
 
 def test_units_and_page_say_the_same() -> None:
@@ -81,7 +41,11 @@ def test_units_and_page_say_the_same() -> None:
     assert service["Service"]["Environment"] == "INVITES_CONFIG=/etc/invites-api/invites-api.toml"
     assert (agent["Service"]["User"], agent["Service"]["Group"]) == ("prosody", service["Service"]["Group"])
     assert f"/run/{agent['Service']['RuntimeDirectory']}/agent.sock" == socket[0]
+    assert f"test -S {socket[0]};" in agent["Service"]["ExecStartPost"]
     assert f"sqlite:////var/lib/{service['Service']['StateDirectory']}/" in settings
+    # Who starts the service starts the agent, and it is the first of the two.
+    assert agent["Unit"]["Before"] == "invites-api.service"
+    assert "invites-api.service" in agent["Install"]["WantedBy"].split()
     text = PAGE.read_text("utf-8")
     for name in NAMES:
         assert f"](examples/systemd/{name})" in text
@@ -154,7 +118,9 @@ def make_nginx(folder: Path, binary: str, openssl: str, ports: dict[str, int]) -
     request = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=example.com"]
     made = [*request, "-keyout", str(folder / "privkey.pem"), "-out", str(folder / "fullchain.pem")]
     subprocess.run(made, check=True, capture_output=True, timeout=30)
-    text = get_block(SERVING, "invites.conf").text + get_block(PAGE, "invites-prosody.conf").text
+    # As nginx reads them in conf.d: by name.
+    files = {"invites.conf": SERVING, "prosody-invites.conf": PAGE}
+    text = "".join(get_block(page, name).text for name, page in sorted(files.items()))
     site = replace(
         text,
         ("listen 443 ssl", f"listen 127.0.0.1:{ports['443']} ssl"),

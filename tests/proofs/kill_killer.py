@@ -70,20 +70,24 @@ class Killer:
             self._wait(deadline)
 
     def _kill_worker(self, kind: str) -> None:
-        if kind == STARTING and not self._find_workers(kind):
-            # One at its start is there only after another has gone, which is not counted.
-            self._kill_one(WORKER)
-        self._kill_one(kind)
-
-    def _kill_one(self, kind: str) -> None:
         deadline = time.monotonic() + PATIENCE
-        while True:
-            found = self._find_workers(kind)
-            with contextlib.suppress(ProcessLookupError):
-                if found:
-                    os.kill(self._random.choice(found), signal.SIGKILL)
-                    return
+        while not self._kill_one(kind):
+            if kind == STARTING and len(self._find_workers(WORKER)) >= self._workers:
+                # One at its start is there only after another has gone, which is not counted. It may have come to work
+                # before it was found: then another has to go.
+                self._kill_one(WORKER)
             self._wait(deadline)
+
+    def _kill_one(self, kind: str) -> bool:
+        """Kill a worker of a kind, and tell whether there was one."""
+        found = self._find_workers(kind)
+        if not found:
+            return False
+        try:
+            os.kill(self._random.choice(found), signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _kill_server(self) -> None:
         # Nobody asks from here on, lest an answer of nobody's port pass for one; who waits for an answer is cut off.

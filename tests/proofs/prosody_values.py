@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
@@ -13,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from invites_core import Invite, InviteStore, open_invite_store
+from invites_core.stores.prosody import ProsodyStore
 from invites_core.stores.prosody_socket import ProsodySocket
 from invites_core.testing import make_invite
-from tests.proofs.prosody_services import agent_of
 from tests.servers import Prosody
+from tests.stores.agents import serving
 
 PIECES = (
     '"', "'", "\\", "]]", "[[", "]==]", "--", "--[[", "\n", "\r\n", "\x1b", "\u2028", "\ufeff", "\U0001f600", "é",
@@ -126,10 +128,15 @@ def main() -> int:
         parser.error(missing)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Prosody(folder / "p", options.storage) as prosody, agent_of(prosody, folder) as url:
-            store = open_invite_store(url)
+        path = folder / "agent.sock"
+        with (
+            Prosody(folder / "p", options.storage) as prosody,
+            contextlib.closing(ProsodyStore(prosody.socket)) as behind,
+            # As a command the agent would give no role that it does not know by name.
+            serving(behind, path),
+            contextlib.closing(open_invite_store(f"agent://{path}")) as store,
+        ):
             outcome = send_values(prosody, store, values=options.values, seed=options.seed)
-            store.close()
     print(f"{outcome.values:,} values in {outcome.seconds:.0f} s; invites that came back otherwise: {outcome.changed}")
     print(
         f"ran as Lua: {'yes' if outcome.ran else 'no'}; lines of complaint in Prosody's log: {len(outcome.complaints)}"

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from invites_core.errors import OutcomeUnknown, StorageError
+from invites_core.events import EventHook
 from invites_core.hashing import SecretHasher
 from invites_core.hosts import Hosts, HostSettings
 from invites_core.keys import DEFAULT_POLICY, ApiKey, KeyPolicy, Quota
@@ -36,6 +37,13 @@ class World:
     def count_invites(self, **options: Any) -> int:
         return len(self.invites.list(HOST, limit=1000, **options).invites)
 
+    def telling(self, on_event: EventHook, *hosts: str) -> World:
+        """Return the same with a hook that is told what happens, and with some hosts in the settings."""
+        served = Hosts({host: HostSettings() for host in hosts})
+        return make_world(
+            self.key_store, self.invite_store, hasher=self.hasher, clock=self.clock, hosts=served, on_event=on_event
+        )
+
     def serving(self, *hosts: str) -> World:
         """Return the same with some hosts in the settings."""
         served = Hosts({host: HostSettings() for host in hosts})
@@ -53,10 +61,11 @@ def make_world(
     hasher: SecretHasher,
     clock: FakeClock,
     hosts: Hosts | None = None,
+    on_event: EventHook | None = None,
 ) -> World:
     return World(
-        keys=ApiKeys(key_store, hasher=hasher, clock=clock, hosts=hosts),
-        invites=Invites(invite_store, keys=key_store, clock=clock, hosts=hosts),
+        keys=ApiKeys(key_store, hasher=hasher, clock=clock, hosts=hosts, on_event=on_event),
+        invites=Invites(invite_store, keys=key_store, clock=clock, hosts=hosts, on_event=on_event),
         key_store=key_store,
         invite_store=invite_store,
         clock=clock,

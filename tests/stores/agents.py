@@ -28,8 +28,7 @@ def serving(store: InviteStore, path: Path, *, hosts: frozenset[str] | None = No
     """Let an agent in a thread of this process serve a store on a socket, to hosts or to all."""
     options.setdefault("log", logging.getLogger("tests.agent"))
     guarded = GuardedInvites(store, serves=lambda host: hosts is None or host in hosts, clock=lambda: FAR_FUTURE)
-    with listening(path) as listener:
-        server = AgentServer(guarded, **options)
+    with contextlib.closing(AgentServer(guarded, **options)) as server, listening(path) as listener:
         thread = threading.Thread(target=server.serve, args=(listener,), name="agent", daemon=True)
         thread.start()
         try:

@@ -11,13 +11,19 @@ from invites_core.stores.prosody import ProsodyStore
 from invites_core.stores.sqlite import SqliteStore
 from invites_core.stores.sqlite_database import SqliteDatabase
 from tests.helpers import PATIENCE
-from tests.prosody import STORAGES, ConsoleProsody, start_prosody
+from tests.prosody import STORAGES, ConsoleProsody, running_on
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where the database is, or will be."""
     return tmp_path / "invites.db"
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path) -> Path:
+    """Where an agent listens."""
+    return tmp_path / "agent.sock"
 
 
 @pytest.fixture
@@ -34,12 +40,10 @@ def database(store: SqliteStore) -> SqliteDatabase:
     return store._database
 
 
-@pytest.fixture(scope="session", params=list(STORAGES))
-def running_prosody(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ConsoleProsody]:
+@pytest.fixture(scope="session", params=STORAGES)
+def running_prosody(request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
     """A running Prosody, on each storage in turn."""
-    with start_prosody(tmp_path_factory.mktemp("p"), request.param) as prosody:
+    with running_on(request.param, request) as prosody:
         yield prosody
 
 

@@ -44,12 +44,6 @@ from tests.stores.test_contract import InviteTests, PlainStore
 
 
 @pytest.fixture
-def socket_path(tmp_path: Path) -> Path:
-    """Where the agent listens."""
-    return tmp_path / "agent.sock"
-
-
-@pytest.fixture
 def inner() -> MemoryStore:
     """The store that the agent serves."""
     return MemoryStore()
@@ -858,6 +852,8 @@ def test_who_does_not_read_its_answers_is_given_up(inner: MemoryStore, socket_pa
         strangers = [stack.enter_context(Stranger(socket_path)) for _ in range(8)]
         for stranger in strangers:
             stranger.send({"verb": "list_invites", "arguments": arguments})
+            # The list is made, and the turn to make one is over.
+            assert stranger.socket.recv(4)
         wait_until(lambda: not any(thread.name == "agent peer" for thread in threading.enumerate()))
         store = AgentStore(socket_path, timeout=PATIENCE)
         store.ping()

@@ -234,6 +234,26 @@ class TestMigrations:
     def open(self, url: str, **options: Any) -> PostgresqlDatabase:
         return PostgresqlDatabase(url, **{"create": False, "migrations": self.STEPS, "timeout": PATIENCE, **options})
 
+    @pytest.mark.parametrize("error", ["UniqueViolation", "DuplicateTable", "DuplicateObject"])
+    def test_a_table_that_another_has_just_made_is_found(
+        self, postgresql_url: str, error: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever error the server has for two that make a table of one name at the same time."""
+        execute = Connection.execute
+        errors = [getattr(psycopg.errors, error)("made by another")]
+
+        def execute_late(self: Connection, query: Any, *arguments: Any, **options: Any) -> Any:
+            done = execute(self, query, *arguments, **options)
+            if str(query).startswith("CREATE TABLE IF NOT EXISTS invites_schema") and errors:
+                raise errors.pop()
+            return done
+
+        monkeypatch.setattr(Connection, "execute", execute_late)
+        database = self.open(postgresql_url, create=True)
+        assert not errors
+        assert database.schema.present == len(self.STEPS)
+        database.close()
+
     @pytest.mark.parametrize("is_old", [False, True])
     def test_nodes_that_start_at_once_make_each_step_once(self, postgresql_url: str, is_old: bool) -> None:
         """However many nodes start at once on an empty database or an old one, all find the newest version."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from invites_core.invites import Invite
 from invites_core.store import RedeemResult
 from invites_core.stores.prosody import ProsodyStore
+from invites_core.testing.lists import sweep
 from tests.prosody import NOW, WEEK, ConsoleProsody, make_live, redeem_now as redeem
 
 pytestmark = pytest.mark.real_server
@@ -31,6 +33,11 @@ def accepts(prosody: ConsoleProsody, invite: Invite, username: str | None = None
     return found
 
 
+def purge(store: ProsodyStore, before: datetime) -> int:
+    """Purge all that was over before a time; return how many invites there were."""
+    return sweep(lambda cursor: store.purge_invites(before=before, limit=10, cursor=cursor))[0]
+
+
 def test_row_is_what_prosody_writes(prosody: ConsoleProsody, store: ProsodyStore) -> None:
     """A plain invite's row has the fields of Prosody's own, and what is only ours stands in one field beside them."""
     invite = make_live(source="api/token/HTwALnKL", note="a note", groups=("staff",), roles=("prosody:admin",))
@@ -45,7 +52,8 @@ def test_row_is_what_prosody_writes(prosody: ConsoleProsody, store: ProsodyStore
         "additional_data": {
             "source": "api/token/HTwALnKL",
             "groups": ["staff"],
-            "roles": {"prosody:admin": True},
+            # Prosody 13 has an order of them: the first is the primary one.
+            "roles": ["prosody:admin"] if prosody.version >= (13,) else {"prosody:admin": True},
             "note": "a note",
         },
         "uri": f"xmpp:example.com?register;preauth={invite.token}",
@@ -150,7 +158,7 @@ def test_contact_has_no_row_that_would_register(prosody: ConsoleProsody, store: 
     assert not accepts(prosody, invite)
     page = store.list_invites("example.com", now=NOW, limit=10)
     assert page.invites == (invite,)
-    assert store.purge_invites(before=NOW + 2 * WEEK, limit=10).changed == 1
+    assert purge(store, NOW + 2 * WEEK) == 1
     assert prosody.find_rows(user="inviter") == prosody.find_rows(store="invites_api_contact") == {}
 
 
@@ -180,6 +188,8 @@ def test_invite_of_prosodys_shell_is_ours_too(
     prosody: ConsoleProsody, store: ProsodyStore, command: str, kind: str, username: str | None
 ) -> None:
     """What Prosody's own shell makes is found, listed, redeemed, released and revoked."""
+    if prosody.version >= (13,):
+        command = command.replace(", true)", ", { allow_registration = true })")
     said = prosody.run(command)
     [token] = prosody.find_rows()
     assert token in said
@@ -199,6 +209,6 @@ def test_invite_of_prosodys_shell_is_ours_too(
 def test_old_rows_of_prosody_are_purged(prosody: ConsoleProsody, store: ProsodyStore) -> None:
     """Prosody keeps what has expired for ever; a purge takes it away."""
     prosody.run('invite:create_account("example.com")')
-    assert store.purge_invites(before=NOW + WEEK / 2, limit=10).changed == 0
-    assert store.purge_invites(before=NOW + 2 * WEEK, limit=10).changed == 1
+    assert purge(store, NOW + WEEK / 2) == 0
+    assert purge(store, NOW + 2 * WEEK) == 1
     assert prosody.find_rows() == {}

@@ -13,6 +13,8 @@ import pytest
 
 from invites_core.errors import OutcomeUnknown, StorageBusy, StorageError
 from invites_core.stores import prosody_socket
+from invites_core.stores.prosody_lua import format_prelude
+from invites_core.stores.prosody_prelude import PRELUDE
 from invites_core.stores.prosody_socket import ProsodySocket
 from invites_core.stores.prosody_stream import StreamResult
 from tests.helpers import PATIENCE, wait_until
@@ -22,7 +24,7 @@ OPENING = (
     b"<?xml version='1.0'?>"
     b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams' xmlns='xmpp:prosody.im/admin' id='' version='1.0'>"
 )
-READY = OPENING + b"<repl-result>Result: nil</repl-result>"
+RESULT = b"<repl-result>Result: nil</repl-result>"
 END_OF_LINE = b"</repl-input>"
 
 Script = Callable[["Peer"], object]
@@ -50,8 +52,10 @@ class Peer:
 
     def greet(self) -> None:
         """Open the stream and take the prelude."""
-        self.read_line()
-        self.send(READY)
+        lines = len(format_prelude(PRELUDE))
+        for _ in range(lines):
+            self.read_line()
+        self.send(OPENING + lines * RESULT)
 
     def echo(self) -> None:
         """Answer lines to the end of the connection."""
@@ -154,9 +158,9 @@ def drop_after_the_prelude(peer: Peer) -> None:
 
 
 def refuse_the_prelude(peer: Peer) -> None:
-    peer.read_line()
-    peer.send(OPENING + b"<repl-result type='error'>No module handled this query.</repl-result>")
-    peer.echo()
+    peer.send(OPENING)
+    while peer.read_line():
+        peer.send(b"<repl-result type='error'>No module handled this query.</repl-result>")
 
 
 def speak_http(peer: Peer) -> None:
@@ -165,7 +169,7 @@ def speak_http(peer: Peer) -> None:
 
 
 def declare_entities(peer: Peer) -> None:
-    peer.send(b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + READY)
+    peer.send(b"<!DOCTYPE x [<!ENTITY a 'b'>]>" + OPENING + RESULT)
     peer.echo()
 
 

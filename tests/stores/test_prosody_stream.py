@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
@@ -9,6 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from invites_core.stores import prosody_stream
+from invites_core.stores.prosody_lua import format_call, format_prelude
+from invites_core.stores.prosody_prelude import PRELUDE
 from invites_core.stores.prosody_stream import ProsodyStream, StreamBroken, StreamResult, format_input
 
 OPENING = (
@@ -96,3 +100,14 @@ def test_line_arrives_as_it_was(line: str) -> None:
     """What XML gives a meaning to is escaped in a line."""
     sent = format_input(line).replace(b"repl-input", b"repl-result")
     assert read(OPENING + sent, []) == [StreamResult(line, False)]
+
+
+def test_no_line_is_longer_than_prosody_13_takes() -> None:
+    """What is longer than 10,000 bytes goes in several lines, of which the last alone calls something."""
+    calls = [format_call("find", {"token": "t" * size}) for size in (10, 5_000, 6_000, 200_000)]
+    lines = [format_prelude(PRELUDE), *calls]
+    assert [len(one) for one in calls] == [1, 1, 3, 35]
+    assert all(len(format_input(line)) < 10_000 for one in lines for line in one)
+    assert [line for one in calls for line in one[:-1] if "invites_api(" in line] == []
+    text = "".join(line.split('"')[1] for line in calls[-1][:-1])
+    assert json.loads(base64.b64decode(text)) == {"token": "t" * 200_000}

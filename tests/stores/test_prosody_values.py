@@ -11,8 +11,9 @@ import pytest
 from invites_core.errors import InvalidHost, InvalidRequest, Unsupported
 from invites_core.store import HISTORY
 from invites_core.stores.prosody import ProsodyStore
+from invites_core.testing.lists import sweep
 from tests.helpers import PATIENCE, SECOND
-from tests.prosody import NOW, WEEK, ConsoleProsody, make_live, redeem_now as redeem
+from tests.prosody import NOW, ConsoleProsody, make_live, redeem_now as redeem
 
 pytestmark = pytest.mark.real_server
 
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.real_server
 def store(prosody_store: ProsodyStore) -> ProsodyStore:
     """A store in a Prosody without invites."""
     return prosody_store
+
+
+def purge(store: ProsodyStore) -> tuple[int, int]:
+    """Purge all that is over in steps of three."""
+    return sweep(lambda cursor: store.purge_invites(before=NOW, limit=3, cursor=cursor))
 
 
 HOSTILE = [
@@ -128,8 +134,6 @@ def test_number_of_rows_is_bounded(prosody: ConsoleProsody) -> None:
     elsewhere = make_live(host="example.org")
     store.add_invites([elsewhere])
     assert len(store.list_invites("example.com", now=NOW, limit=10).invites) == 5
-    with pytest.raises(Unsupported, match="more than 5 invites.*max_rows=N"):
-        store.purge_invites(before=NOW + WEEK, limit=10)
     store.add_invites([make_live()])
     calls = (
         partial(store.list_invites, "example.com", now=NOW, limit=1),
@@ -142,6 +146,32 @@ def test_number_of_rows_is_bounded(prosody: ConsoleProsody) -> None:
     assert store.find_invite(invites[0].token) == invites[0]
     assert store.features == {HISTORY}
     store.close()
+
+
+def test_purge_counts_each_host_alone(prosody: ConsoleProsody) -> None:
+    """A purge reads one host in a step; what is too large for it is told at the end, when the others are purged."""
+    store = ProsodyStore(prosody.socket, max_rows=5, timeout=PATIENCE)
+    hosts = ("example.com", "example.org")
+    for host in hosts:
+        store.add_invites([make_live(host=host, expires_at=NOW - SECOND) for _ in range(5)])
+    assert purge(store) == (10, 3)
+    assert prosody.find_rows() == prosody.find_rows("example.org") == {}
+    for large, small in (hosts, hosts[::-1]):
+        prosody.empty()
+        for host, count in ((large, 6), (small, 5)):
+            store.add_invites([make_live(host=host, expires_at=NOW - SECOND) for _ in range(count)])
+        with pytest.raises(Unsupported, match="more than 5 invites of a host.*max_rows=N"):
+            purge(store)
+        assert (len(prosody.find_rows(large)), prosody.find_rows(small)) == (6, {})
+    store.close()
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!", "0" * 16 + ".", "0" * 18 + "-" + "0" * 16, "0" * 16 + "!\n"])
+def test_cursor_of_nobody_is_refused(store: ProsodyStore, cursor: str) -> None:
+    """A purge goes on where one of its own steps has ended, and nowhere else."""
+    with pytest.raises(InvalidRequest) as caught:
+        store.purge_invites(before=NOW, limit=1, cursor=cursor)
+    assert caught.value.field == "cursor"
 
 
 def test_a_thousand_long_invites_fit_in_a_line(store: ProsodyStore) -> None:

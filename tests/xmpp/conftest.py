@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from invites_core import Invites
 from invites_core.stores.agent import AgentStore
 from invites_core.stores.prosody import ProsodyStore
 from tests.helpers import PATIENCE
-from tests.postgresql import new_database
-from tests.prosody import ConsoleProsody, start_prosody
+from tests.prosody import STORAGES, ConsoleProsody, running_on
 from tests.stores.agents import serving
 
 SETTINGS: Final = f"""
@@ -31,31 +26,10 @@ invites_page_external = false; invites_page = "https://example.com/invite?{{invi
 """All of Prosody's modules that have to do with invites."""
 
 
-@contextlib.contextmanager
-def running_on(storage: str, request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
-    """Run a Prosody with example.com on one of its storages: ``internal``, ``sqlite`` or ``postgresql``."""
-    folder = request.getfixturevalue("tmp_path_factory").mktemp("x")
-    if storage != "postgresql":
-        with start_prosody(folder, storage, hosts=["example.com"], extra=SETTINGS) as running:  # type: ignore[arg-type]
-            yield running
-        return
-    if not glob.glob("/usr/lib/*/lua/*/dbd/postgresql.so"):
-        missing = pytest.fail if "INVITES_TEST_PROSODY" in os.environ else pytest.skip
-        missing("Prosody cannot use PostgreSQL: install lua-dbi-postgresql")
-    with new_database(request.getfixturevalue("postgresql_server")) as url:
-        told = conninfo_to_dict(url)
-        sql = (
-            f'{{ driver = "PostgreSQL", database = "{told["dbname"]}", username = "{told["user"]}",'
-            f' password = "{told.get("password", "")}", host = "{told["host"]}", port = {told.get("port", 5432)} }}'
-        )
-        with start_prosody(folder, "sqlite", hosts=["example.com"], sql=sql, extra=SETTINGS) as running:
-            yield running
-
-
-@pytest.fixture(scope="session", params=["internal", "sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=STORAGES)
 def prosody(request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
     """A Prosody with example.com, on each storage in turn; its accounts and invites are those of all tests."""
-    with running_on(request.param, request) as running:
+    with running_on(request.param, request, hosts=["example.com"], extra=SETTINGS) as running:
         yield running
 
 
