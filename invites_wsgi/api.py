@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Request
 
-from invites_core import ApiKey, ApiKeys, InvalidKey, InvalidRequest, Invite, Invites
+from invites_core import ApiKey, ApiKeys, InvalidRequest, Invite, Invites
 from invites_core.clock import Clock, read_clock
 from invites_core.invites import InviteState
 from invites_wsgi.bodies import CREATION_FIELDS, parse_invite_fields, read_json_object
-from invites_wsgi.http import Exchange, Problem, json_response, read_credentials, wants_json
+from invites_wsgi.http import Answer, Exchange, Problem, json_response, read_credentials, wants_json
 from invites_wsgi.representation import format_time, invite_details_to_json, invite_to_json, key_to_json
 
 __all__ = ["InvitesApi"]
@@ -29,7 +29,7 @@ class InvitesApi:
         self._invites = invites
         self._clock = clock
 
-    def create(self, exchange: Exchange) -> Response:
+    def create(self, exchange: Exchange) -> Answer:
         """``GET``, ``POST /invites_api``: make an invite, or several alike."""
         request = exchange.request
         _refuse_prefetch(exchange)
@@ -42,14 +42,14 @@ class InvitesApi:
         )
         return _created(request, made[0]) if count is None else _created_many(made)
 
-    def show_key(self, exchange: Exchange) -> Response:
+    def show_key(self, exchange: Exchange) -> Answer:
         """``GET /invites_api/key``: what this key is and may."""
         key = self._verify(exchange)
         left = self._keys.find_quota_left(key)
         shown = None if left is None else {"count": left[0], "resets_at": format_time(left[1])}
         return json_response({**key_to_json(key), "quota_left": shown})
 
-    def list(self, exchange: Exchange) -> Response:
+    def list(self, exchange: Exchange) -> Answer:
         """``GET /invites_api/invites``: the key's own invites, or its host's where it may see them."""
         key = self._verify(exchange, scope="read")
         args = exchange.request.args
@@ -66,20 +66,20 @@ class InvitesApi:
         now = read_clock(self._clock)
         return json_response({"invites": [invite_to_json(invite, now) for invite in page.invites], "next": page.next})
 
-    def show(self, exchange: Exchange, token: str) -> Response:
+    def show(self, exchange: Exchange, token: str) -> Answer:
         """``GET /invites_api/invites/TOKEN``: one invite with its history."""
         key = self._verify(exchange, scope="read")
         invite = self._invites.get(token, host=key.host)
         redemptions = self._invites.list_redemptions(token, host=key.host)
         return json_response(invite_details_to_json(invite, redemptions, read_clock(self._clock)))
 
-    def revoke(self, exchange: Exchange, token: str) -> Response:
+    def revoke(self, exchange: Exchange, token: str) -> Answer:
         """``DELETE /invites_api/invites/TOKEN``: take it back."""
         key = self._verify(exchange, scope="revoke")
         self._invites.revoke(token, by=key.source, host=key.host)
         return _empty(204)
 
-    def redeem(self, exchange: Exchange, token: str) -> Response:
+    def redeem(self, exchange: Exchange, token: str) -> Answer:
         """``POST /invites_api/invites/TOKEN/redeem``: use it once."""
         key = self._verify(exchange, scope="redeem")
         content = read_json_object(exchange.request, ("redeemer", "redemption_id"))
@@ -88,7 +88,7 @@ class InvitesApi:
         )
         return self._redemption(redeemed.redemption_id, redeemed.invite)
 
-    def release(self, exchange: Exchange, token: str) -> Response:
+    def release(self, exchange: Exchange, token: str) -> Answer:
         """``POST /invites_api/invites/TOKEN/release``: give a use back."""
         key = self._verify(exchange, scope="redeem")
         content = read_json_object(exchange.request, ("redemption_id",))
@@ -97,7 +97,7 @@ class InvitesApi:
         identity = content["redemption_id"]
         return self._redemption(identity, self._invites.release(token, redemption_id=identity, host=key.host))
 
-    def _redemption(self, redemption_id: str, invite: Invite) -> Response:
+    def _redemption(self, redemption_id: str, invite: Invite) -> Answer:
         shown = invite_to_json(invite, read_clock(self._clock))
         return json_response({"redemption_id": redemption_id, "invite": shown})
 
@@ -105,37 +105,28 @@ class InvitesApi:
         combined, in_header = read_credentials(exchange.request)
         key = self._keys.verify(combined)
         exchange.key_id = key.id
-        if key.policy.header_only and not in_header:
-            raise InvalidKey("not in the header", key.id)
-        if scope is not None:
-            key.require_scope(scope)
+        self._keys.check_use(key, scope=scope, in_header=in_header)
         return key
 
 
-def _created(request: Request, invite: Invite) -> Response:
+def _created(request: Request, invite: Invite) -> Answer:
     if _asks_redirect(request):
         response = _empty(303)
     elif wants_json(request):
         response = json_response(invite_to_json(invite, invite.created_at), 201)
     else:
         response = _empty(201)
-    # Werkzeug would make it absolute with the Host header's help; it is a full URL or xmpp: URI as it is.
-    response.autocorrect_location_header = False
     response.headers["Location"] = invite.landing_page
     return response
 
 
-def _created_many(invites: Sequence[Invite]) -> Response:
+def _created_many(invites: Sequence[Invite]) -> Answer:
     shown: list[dict[str, Any]] = [invite_to_json(invite, invite.created_at) for invite in invites]
     return json_response({"invites": shown}, 201)
 
 
-def _empty(status: int) -> Response:
-    response = Response(status=status)
-    del response.headers["Content-Type"]
-    if status != 204:
-        response.headers["Content-Length"] = "0"
-    return response
+def _empty(status: int) -> Answer:
+    return Answer(status=status, headers=None if status == 204 else {"Content-Length": "0"})
 
 
 def _asks_redirect(request: Request) -> bool:
@@ -145,7 +136,7 @@ def _asks_redirect(request: Request) -> bool:
 
 def _refuse_prefetch(exchange: Exchange) -> None:
     """Refuse to make an invite for a page that nobody has asked to see yet."""
-    for name in ("Sec-Purpose", "Purpose", "X-Moz"):
-        if "prefetch" in exchange.request.headers.get(name, "").lower():
+    for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_MOZ"):
+        if "prefetch" in exchange.request.environ.get(name, "").lower():
             exchange.reason = "prefetch"
             raise Problem(403, "Nothing is created for a prefetch.")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,23 +12,22 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
-from invites_core.durations import parse_duration
 from invites_core.errors import InvalidHost, InvalidRequest
-from invites_core.hosts import Hosts, HostSettings
-from invites_core.invites import check_landing_template
+from invites_core.hosts import Hosts, HostSettings, normalize_host
 from invites_core.stores import find_max_rows, parse_socket_path, parse_sqlite_path
+from invites_wsgi.config_values import (
+    CHECKS,
+    HOST_CHECKS,
+    HOST_PAGE_CHECKS,
+    PAGE_CHECKS,
+    SettingsError,
+    check_table,
+)
+from invites_wsgi.page.settings import HostPage, PageSettings
 
 __all__ = ["Settings", "SettingsError", "default_database", "has_password", "load_settings"]
 
 T = TypeVar("T")
-
-MAX_PROXIES: Final = 16
-MAX_WORKERS: Final = 256
-MAX_THREADS: Final = 256
-
-
-class SettingsError(Exception):
-    """A mistake in the settings, in one line that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +38,26 @@ class Settings:
         database: URL of the store of the keys, and of the invites unless `invites` says otherwise.
         invites: URL of the store of the invites, or None for the same store.
         listen: ``ADDRESS:PORT`` or ``unix:PATH``.
+        metrics_listen: Where metrics are to be had, as `listen`; None: nowhere, and none are kept.
         path: Where the API is.
         landing_path: Where the invite page is.
         trusted_proxies: How many proxies in front of the service add to ``X-Forwarded-For``.
         cors_origins: The origins whose pages may call the API; ``*`` alone for all.
         workers: Processes of the server.
-        threads: Threads of each process.
+        threads: Threads of each process where they answer: with invites in a Prosody or behind an agent.
         log_format: ``text`` or ``json``.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_command_file: The file to which the command appends its events; None: it keeps none.
         purge_after: The age at which the running service deletes invites that are over; None: it deletes none.
         hosts: The hosts that are served.
+        page: What the invite page is set to.
         file: The settings file that was read, or None.
     """
 
     database: str = field(repr=False)
     invites: str | None = field(default=None, repr=False)
     listen: str = "127.0.0.1:5280"
+    metrics_listen: str | None = None
     path: str = "/invites_api"
     landing_path: str = "/invite"
     trusted_proxies: int = 0
@@ -65,8 +66,10 @@ class Settings:
     threads: int = 8
     log_format: str = "text"
     log_level: str = "info"
+    log_command_file: Path | None = None
     purge_after: timedelta | None = None
     hosts: Hosts = field(default_factory=Hosts)
+    page: PageSettings = field(default_factory=PageSettings)
     file: Path | None = None
 
 
@@ -100,7 +103,7 @@ def load_settings(
     given.update((key, value) for key, value in (overrides or {}).items() if value is not None)
     for key, value in given.items():
         if value is not None:
-            check = _CHECKS.get(key)
+            check = CHECKS.get(key)
             checked = value if check is None else _check(check, value, key)
             settings = replace(settings, **{key: checked})
     _check_together(settings)
@@ -133,6 +136,9 @@ def _read_file(settings: Settings, path: Path) -> Settings:
     for key in ("database", "invites"):
         if fields.get(key) is not None:
             fields[key] = _make_absolute(fields[key], folder)
+    fields["page"] = fields["page"].relative_to(folder)
+    if "log_command_file" in fields:
+        fields["log_command_file"] = folder / fields["log_command_file"]
     return replace(settings, file=path, **fields)
 
 
@@ -150,38 +156,56 @@ def _make_absolute(url: str, folder: Path) -> str:
 
 def _read_sections(content: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    page: dict[str, Any] = {}
     for key, value in content.items():
         if key == "hosts":
-            fields["hosts"] = _read_hosts(_check(_table, value, "hosts"))
+            fields["hosts"], page["hosts"] = _read_hosts(_check(check_table, value, "hosts"))
+        elif key == "page":
+            page |= _read_table(_check(check_table, value, "page"), PAGE_CHECKS, within="page.")
         elif key in _SECTIONS:
             names = _SECTIONS[key]
-            for name, inner in _check(_table, value, key).items():
-                if name not in names:
-                    raise _unknown(name, list(names), within=f"{key}.")
-                fields[names[name]] = _check(_CHECKS[names[name]], inner, f"{key}.{name}")
+            checks = {name: CHECKS[field] for name, field in names.items()}
+            read = _read_table(_check(check_table, value, key), checks, within=f"{key}.")
+            fields |= {names[name]: inner for name, inner in read.items()}
         elif key in _TOP:
-            fields[key] = _check(_CHECKS[key], value, key)
+            fields[key] = _check(CHECKS[key], value, key)
         else:
-            raise _unknown(key, [*_TOP, "hosts", *_SECTIONS])
-    return fields
+            raise _unknown(key, [*_TOP, "hosts", "page", *_SECTIONS])
+    return {**fields, "page": PageSettings(**page)}
 
 
-def _read_hosts(tables: Mapping[str, Any]) -> Hosts:
+def _read_table(table: Mapping[str, Any], checks: Mapping[str, Callable[[Any], Any]], *, within: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in checks:
+            raise _unknown(key, list(checks), within=within)
+        values[key] = _check(checks[key], value, f"{within}{key}")
+    return values
+
+
+def _read_hosts(tables: Mapping[str, Any]) -> tuple[Hosts, Mapping[str, HostPage]]:
     hosts: dict[str, HostSettings] = {}
-    for name, table in tables.items():
+    pages: dict[str, HostPage] = {}
+    checks = {**HOST_CHECKS, **HOST_PAGE_CHECKS}
+    for name, given in tables.items():
         where = f'hosts."{name}"'
-        values: dict[str, Any] = {}
-        for key, value in _check(_table, table, where).items():
-            if key not in _HOST_CHECKS and isinstance(value, dict):
-                raise SettingsError(
-                    f'{where}.{key}: unknown key; a host name needs quotes, as in [hosts."example.com"]'
-                )
-            if key not in _HOST_CHECKS:
-                raise _unknown(key, list(_HOST_CHECKS), within=f"{where}.")
-            values[key] = _check(_HOST_CHECKS[key], value, f"{where}.{key}")
-        hosts[name] = HostSettings(**values)
+        table = _check(check_table, given, where)
+        if inner := next((key for key, value in table.items() if key not in checks and isinstance(value, dict)), None):
+            raise SettingsError(f'{where}.{inner}: unknown key; a host name needs quotes, as in [hosts."example.com"]')
+        values = _read_table(table, checks, within=f"{where}.")
+        hosts[name] = HostSettings(**{key: value for key, value in values.items() if key in HOST_CHECKS})
         _check(lambda single: Hosts(dict(single)), [(name, hosts[name])], where)
-    return _check(Hosts, hosts, "hosts")
+        page = HostPage(**{key: value for key, value in values.items() if key in HOST_PAGE_CHECKS})
+        _check_buttons(page, where)
+        pages[normalize_host(name)] = page
+    return _check(Hosts, hosts, "hosts"), pages
+
+
+def _check_buttons(page: HostPage, where: str) -> None:
+    if (page.button_label is None) != (page.button_link is None):
+        raise SettingsError(f"{where}: button_label and button_link belong together")
+    if not page.xmpp and page.button_link is None:
+        raise SettingsError(f"{where}.xmpp: can be false only where there is a button_link")
 
 
 def _unknown(key: str, known: list[str], *, within: str = "") -> SettingsError:
@@ -207,133 +231,29 @@ def _check_together(settings: Settings) -> None:
     paths = [settings.path, settings.landing_path, "/healthz"]
     if len(set(paths)) < len(paths) or settings.landing_path.startswith(f"{settings.path}/"):
         raise SettingsError("http.path, http.landing_path and /healthz must be different places")
+    if settings.metrics_listen is not None and _get_port(settings.metrics_listen) == _get_port(settings.listen):
+        raise SettingsError("http.metrics_listen: must have a port of its own, not that of http.listen")
 
 
-def _table(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("must be a table")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a text in quotes")
-    if any(char < " " or char == "\x7f" for char in value):
-        raise ValueError("must hold no control characters")
-    return value
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def check(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"must be a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def check(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _database(value: object) -> str:
-    url = _text(value)
-    if parse_socket_path(url) is not None:
-        # Keys stay with the service: nothing that is behind a socket is ever asked about a secret.
-        raise ValueError(f"{url.partition(':')[0]}: holds invites only, no keys; it can be the setting invites")
-    return _known_store(url, "sqlite:///, postgresql:// and memory:")
-
-
-def _invites(value: object) -> str:
-    url = _text(value)
-    if parse_socket_path(url) is not None:
-        return url
-    return _known_store(url, "sqlite:///, postgresql://, memory:, agent: and prosody:")
-
-
-def _known_store(url: str, known: str) -> str:
-    if url != "memory:" and not url.startswith("postgresql://") and parse_sqlite_path(url) is None:
-        # Only the scheme is shown: the rest may hold a password.
-        scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}:", url)
-        raise ValueError(f"there is no store {scheme[0] if scheme else 'without a scheme'!r}; known are {known}")
-    return url
-
-
-def _listen(value: object) -> str:
-    text = _text(value)
-    if text.startswith("unix:") and len(text) > len("unix:"):
-        return text
-    address, colon, port = text.rpartition(":")
-    try:
-        host = ipaddress.ip_address(address.removeprefix("[").removesuffix("]")) if colon else None
-    except ValueError:
-        host = None
-    known = address == "localhost" or (host is not None and (host.version == 4) == (not address.startswith("[")))
-    if not known or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
-        raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:5280 or [::1]:5280, or unix:PATH")
-    return text
-
-
-def _path(value: object) -> str:
-    text = _text(value)
-    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text, re.ASCII) or "/." in text:
-        raise ValueError("must begin with a slash, end without one, and hold letters, digits, - . _ ~ only")
-    return text
-
-
-def _origins(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise ValueError('must be a list, such as ["*"] or ["https://app.example"]')
-    origins = tuple(_text(origin) for origin in value)
-    if origins == ("*",):
-        return origins
-    for origin in origins:
-        if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", origin, re.ASCII):
-            raise ValueError(f"{origin!r} is not an origin, such as https://app.example")
-    return origins
-
-
-def _landing_page(value: object) -> str:
-    text = _text(value)
-    check_landing_template(text)
-    return text
-
-
-def _site_name(value: object) -> str:
-    text = _text(value)
-    if not 1 <= len(text) <= 100:
-        raise ValueError("must have from 1 to 100 characters")
-    return text
+def _get_port(listen: str) -> str:
+    """Return the port of an address, or a socket whole: at the same port of another address is not enough apart."""
+    return listen if listen.startswith("unix:") else listen.rpartition(":")[2]
 
 
 _TOP: Final = ("database", "invites", "purge_after")
 _SECTIONS: Final[dict[str, dict[str, str]]] = {
     "http": {
-        key: key for key in ("listen", "path", "landing_path", "trusted_proxies", "cors_origins", "workers", "threads")
+        key: key
+        for key in (
+            "listen",
+            "metrics_listen",
+            "path",
+            "landing_path",
+            "trusted_proxies",
+            "cors_origins",
+            "workers",
+            "threads",
+        )
     },
-    "log": {"format": "log_format", "level": "log_level"},
-}
-_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
-    "database": _database,
-    "invites": _invites,
-    "listen": _listen,
-    "path": _path,
-    "landing_path": _path,
-    "trusted_proxies": _whole(0, MAX_PROXIES),
-    "cors_origins": _origins,
-    "workers": _whole(1, MAX_WORKERS),
-    "threads": _whole(1, MAX_THREADS),
-    "log_format": _one_of("text", "json"),
-    "log_level": _one_of("debug", "info", "warning", "error"),
-    "purge_after": lambda value: parse_duration(_text(value), field="purge_after"),
-}
-_HOST_CHECKS: Final[dict[str, Callable[[Any], Any]]] = {
-    "landing_page": _landing_page,
-    "site_name": _site_name,
-    "invite_expiry": lambda value: parse_duration(_text(value), field="invite_expiry"),
+    "log": {"format": "log_format", "level": "log_level", "command_file": "log_command_file"},
 }

@@ -8,7 +8,7 @@ from typing import Any
 from gunicorn.config import Config
 from gunicorn.glogging import Logger as GunicornLogger
 
-from invites_wsgi.logs import CurrentFormatter
+from invites_wsgi.logs import CurrentFormatter, scrub_uncaught_errors
 
 __all__ = ["Logger"]
 
@@ -21,8 +21,9 @@ class Logger(GunicornLogger):
     """
 
     def setup(self, cfg: Config) -> None:
-        """Set up the handlers as gunicorn does, each with our formatter."""
+        """Set up the handlers as gunicorn does, each with our formatter; errors that nobody catches get the same."""
         super().setup(cfg)
+        scrub_uncaught_errors()
         formatter = CurrentFormatter()
         for logger in (self.error_log, self.access_log):
             for handler in logger.handlers:

@@ -39,12 +39,9 @@ class Housekeeping:
     def purge(self, purge_after: timedelta, *, pause: float = PAUSE_SECONDS) -> None:
         """Delete once what is over; between its small steps others have their turn."""
         try:
-            removed = self._invites.purge(older_than=purge_after, after_step=lambda _: time.sleep(pause))
+            self._invites.purge(older_than=purge_after, after_step=lambda _: time.sleep(pause))
         except InvitesError as error:
             _log.warning("purging ended early and is tried again later: %s", error)
-        else:
-            if removed:
-                _log.info("purged invites", extra={"removed": removed})
 
     def _start(self) -> threading.Thread:
         thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)

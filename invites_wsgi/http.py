@@ -7,15 +7,28 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from werkzeug.datastructures import Headers
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wrappers import Request, Response
 
 from invites_core.errors import InvalidKey, InvalidRequest, InvitesError
 from invites_wsgi.errors import get_error_kind
 
-__all__ = ["Exchange", "Problem", "json_response", "problem_response", "read_credentials", "wants_json"]
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+__all__ = [
+    "Answer",
+    "Exchange",
+    "Problem",
+    "QuietRequest",
+    "json_response",
+    "problem_response",
+    "read_credentials",
+    "wants_json",
+]
 
 SECURITY_HEADERS: Final = (
     ("Cache-Control", "no-store"),
@@ -24,6 +37,16 @@ SECURITY_HEADERS: Final = (
 )
 CHALLENGE: Final = 'Bearer realm="invites"'
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
+class QuietRequest(Request):
+    """A request that does not show what it asks for, as Werkzeug's does: its address may hold a key or a token.
+
+    Tools that watch for errors keep the representation of every variable of a traceback.
+    """
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 @dataclass(slots=True)
@@ -38,11 +61,26 @@ class Exchange:
         reason: Why it was refused, for the log alone.
     """
 
-    request: Request
+    request: Request = field(repr=False)
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
     route: str = "-"
     key_id: str | None = None
     reason: str | None = None
+
+
+class Answer(Response):
+    """A response whose headers go out as they were set.
+
+    Werkzeug would go through them once more, to make a URI of ``Location`` and to count the bytes of the body. Here
+    ``Location`` is a URI already, and a body that is given as a text is counted when it is given; whoever gives none
+    names its length, 0, where there must be one.
+    """
+
+    default_mimetype = None
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the headers as they are."""
+        return self.headers
 
 
 class Problem(Exception):
@@ -107,18 +145,21 @@ def _accepts(request: Request, mimetype: str) -> bool:
     )
 
 
-def json_response(content: object, status: int = 200, *, mimetype: str = "application/json") -> Response:
+def json_response(content: object, status: int = 200, *, mimetype: str = "application/json") -> Answer:
     """Return a JSON document (RFC 8259) as the answer, in ASCII, whatever texts are in it."""
-    return Response(json.dumps(content) + "\n", status, mimetype=mimetype)
+    return Answer(json.dumps(content) + "\n", status, mimetype=mimetype)
 
 
-def problem_response(exchange: Exchange, error: Exception, *, status: int | None = None) -> Response:
+def problem_response(
+    exchange: Exchange, error: Exception, *, status: int | None = None, as_json: bool = False
+) -> Answer:
     """Return what an error looks like from outside: a problem document (RFC 9457), or one sentence for a browser.
 
     Args:
         exchange: The request that failed.
         error: One of the library's errors, a `Problem`, or anything else for a fault of our own.
         status: The status instead of the table's.
+        as_json: Whether it is a problem document whoever asks.
     """
     headers: dict[str, str] = {}
     extra: dict[str, object] = {}
@@ -140,8 +181,8 @@ def problem_response(exchange: Exchange, error: Exception, *, status: int | None
         problem = error if isinstance(error, Problem) else Problem(500, "Something went wrong here; it is in the log.")
         problem_type, status, headers = "about:blank", problem.status, problem.headers
         title, detail = HTTP_STATUS_CODES[status], str(problem)
-    if _is_browser(exchange.request):
-        response = Response(detail + "\n", status, mimetype="text/plain")
+    if _is_browser(exchange.request) and not as_json:
+        response = Answer(detail + "\n", status, mimetype="text/plain")
     else:
         document = {"type": problem_type, "title": title, "status": status, "detail": detail, **extra}
         document["request_id"] = exchange.request_id

@@ -2,58 +2,84 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib.resources import files
 from typing import Final
 from urllib.parse import unquote
 
-import jinja2
-from werkzeug.wrappers import Response
+from werkzeug.wrappers import Request
 
-from invites_core import Hosts, Invite, Invites
+from invites_core import (
+    Hosts,
+    Invite,
+    InviteExpired,
+    InviteRevoked,
+    Invites,
+    InvitesError,
+    InviteUnknown,
+    InviteUsed,
+)
 from invites_core.clock import Clock, read_clock
-from invites_wsgi.http import Exchange
+from invites_wsgi.errors import ERRORS
+from invites_wsgi.http import Answer, Exchange, json_response, problem_response, wants_json
+from invites_wsgi.page.languages import choose_language
+from invites_wsgi.page.platforms import find_platform
+from invites_wsgi.page.settings import PageSettings
+from invites_wsgi.page.view import PageView
+from invites_wsgi.representation import landing_to_json
 
 __all__ = ["LandingResource"]
 
-_STATUS: Final = {"pending": 200, "used": 410, "revoked": 410, "expired": 410, "unknown": 404}
+_ERRORS: Final[dict[str, type[InvitesError]]] = {
+    "used": InviteUsed,
+    "revoked": InviteRevoked,
+    "expired": InviteExpired,
+    "unknown": InviteUnknown,
+}
+_STATUS: Final = {"pending": 200, **{state: ERRORS[error].status for state, error in _ERRORS.items()}}
+_VARY: Final = "Accept, Accept-Language, User-Agent, Sec-CH-UA-Platform"
 
 
 class LandingResource:
     """``/invite?TOKEN``."""
 
-    def __init__(self, invites: Invites, hosts: Hosts, clock: Clock) -> None:
+    def __init__(self, invites: Invites, hosts: Hosts, clock: Clock, settings: PageSettings) -> None:
         self._invites = invites
-        self._hosts = hosts
         self._clock = clock
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("invites_wsgi"), autoescape=True, undefined=jinja2.StrictUndefined
-        )
-        self._template = environment.get_template("invite.html")
-        self._style = files("invites_wsgi").joinpath("static/invite.css").read_text("utf-8")
-        # The style stands in the page, so that the page is one request; the policy admits exactly this text.
-        digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode("ascii")
-        self._policy = (
-            f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none';"
-            " frame-ancestors 'none'"
-        )
+        self._settings = settings
+        self._view = PageView(settings, hosts)
 
-    def get(self, exchange: Exchange) -> Response:
+    def get(self, exchange: Exchange) -> Answer:
         """Show what the invite is for, or that it cannot be used and in one word why."""
-        invite = self._invites.find(_read_token(exchange.request.query_string.decode("latin-1")))
+        request = exchange.request
+        invite = self._invites.find(_read_token(request.query_string.decode("latin-1")))
         state = "unknown" if invite is None else invite.state_at(read_clock(self._clock))
         exchange.reason = None if state == "pending" else state
-        page = self._template.render(
-            state=state, invite=invite, site_name=self._get_site_name(invite), style=self._style
-        )
-        response = Response(page, _STATUS[state], mimetype="text/html")
-        response.headers["Content-Security-Policy"] = self._policy
+        if wants_json(request):
+            response = self._answer_json(exchange, invite, state)
+        else:
+            response = self._answer_html(request, invite, state)
+        if invite is not None and state == "pending":
+            # RFC 8288. It is in ASCII, and holds neither < nor >.
+            link = self._settings.get_host(invite.host).get_link(invite)
+            response.headers["Link"] = f'<{link}>; rel="alternate"'
+        response.headers["Vary"] = _VARY
         response.headers["X-Robots-Tag"] = "noindex"
         return response
 
-    def _get_site_name(self, invite: Invite | None) -> str | None:
-        return None if invite is None else self._hosts.get(invite.host).site_name or invite.host
+    def _answer_html(self, request: Request, invite: Invite | None, state: str) -> Answer:
+        page, headers = self._view.render(
+            invite,
+            state,
+            language=choose_language(request.accept_languages, self._view.languages, self._settings.language),
+            platform=find_platform(request.headers),
+        )
+        response = Answer(page, _STATUS[state], mimetype="text/html")
+        response.headers.update(headers)
+        return response
+
+    def _answer_json(self, exchange: Exchange, invite: Invite | None, state: str) -> Answer:
+        if invite is None or state != "pending":
+            return problem_response(exchange, _ERRORS[state](), as_json=True)
+        return json_response(landing_to_json(invite, self._settings.get_host(invite.host).get_link(invite)))
 
 
 def _read_token(query: str) -> str:

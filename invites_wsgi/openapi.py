@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from werkzeug.wrappers import Response
-
 from invites_core import __version__
 from invites_core.invites import KINDS
 from invites_core.keys import SCOPES
 from invites_wsgi.errors import ERRORS, name_problem_type
-from invites_wsgi.http import Exchange
+from invites_wsgi.http import Answer, Exchange
 
 __all__ = ["OpenApiResource", "build_openapi"]
 
@@ -40,9 +38,9 @@ class OpenApiResource:
     def __init__(self, path: str) -> None:
         self._document = json.dumps(build_openapi(path)) + "\n"
 
-    def get(self, exchange: Exchange) -> Response:
+    def get(self, exchange: Exchange) -> Answer:
         """Return the description."""
-        return Response(self._document, mimetype="application/json")
+        return Answer(self._document, mimetype="application/json")
 
 
 def build_openapi(path: str = "/invites_api") -> Schema:

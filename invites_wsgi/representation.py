@@ -15,6 +15,7 @@ __all__ = [
     "invite_details_to_json",
     "invite_to_json",
     "key_to_json",
+    "landing_to_json",
     "policy_to_json",
 ]
 
@@ -49,6 +50,24 @@ def invite_to_json(invite: Invite, now: datetime) -> dict[str, Any]:
         "groups": list(invite.groups),
         "roles": list(invite.roles),
         "note": invite.note,
+    }
+
+
+def landing_to_json(invite: Invite, uri: str) -> dict[str, Any]:
+    """Return what anybody with the link of an invite may know of it, and no more.
+
+    Args:
+        invite: The invite, pending.
+        uri: What opens it.
+    """
+    is_roster = invite.kind == "roster"
+    return {
+        "kind": invite.kind,
+        "host": invite.host,
+        "username": None if is_roster else invite.username,
+        "inviter": invite.jid if is_roster else None,
+        "uri": uri,
+        "expires_at": format_time_or_none(invite.expires_at),
     }
 
 

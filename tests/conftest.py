@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +24,7 @@ from invites_core.hashing import SecretHasher  # noqa: E402 (the rewriting comes
 from invites_core.service import ApiKeys, Invites  # noqa: E402
 from invites_core.stores.memory import MemoryStore  # noqa: E402
 from invites_core.testing import FakeClock  # noqa: E402
+from tests.chromium import running_browser  # noqa: E402
 from tests.postgresql import (  # noqa: E402
     INSTALL,
     PostgresqlServer,
@@ -31,6 +32,9 @@ from tests.postgresql import (  # noqa: E402
     new_database,
 )
 from tests.processes import Fork, ForkedChild, NewSignal, PythonProcess, Signal, StartPython  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest_plugins = ["invites_core.testing.fixtures"]
 
@@ -153,6 +157,24 @@ def start_postgresql(postgresql_programs: Path) -> Iterator[StartPostgresql]:
     """Starts servers that a test can stop, kill and start again; none outlives the test."""
     with contextlib.ExitStack() as started:
         yield lambda **options: started.enter_context(PostgresqlServer(programs=postgresql_programs, **options))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test printed be passed from one process of pytest to another, whatever it is."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium; skips where there is none, or fails where INVITES_TEST_CHROMIUM promises one.
+
+    As long as it runs, so does the loop of asyncio that speaks to it, and `asyncio.run` refuses to run another one.
+    """
+    with running_browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -13,10 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.chromium import read_qr
 from tests.servers import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = re.compile(r"^    ([\w-]{8}/[\w-]{32})$", re.MULTILINE)
@@ -125,6 +130,24 @@ def test_run_shows_a_working_request_and_leaves_nothing_behind(
         assert server.process.wait(PATIENCE_SECONDS) == 0, server.output
         assert server.is_gone()
     assert {path.stat().st_mode & 0o077 for path in [checkout / "var", *(checkout / "var").iterdir()]} == {0}
+
+
+@pytest.mark.real_server
+def test_the_bookmark_of_run_opens_the_page_of_a_new_invite(
+    checkout: Path, environment: dict[str, str], browser: Browser
+) -> None:
+    """From bin/run alone to a page in a browser: the bookmark makes an invite, and its QR code holds the same link."""
+    with running(checkout, {**environment, "INVITES_RUN_PORT": str(free_port())}) as server:
+        bookmark = server.wait_for(r"^    (http\S+\?key=\S+&redirect=true)$")[1]
+        server.wait_for("^    201 Created$")
+        with contextlib.closing(browser.new_page()) as page:
+            page.goto(bookmark)
+            token = page.url.partition("?")[2]
+            assert page.url == f"{bookmark.partition('/invites_api')[0]}/invite?{token}"
+            uri = f"xmpp:example.com?register;preauth={token}"
+            assert page.locator("h1").inner_text() == "You are invited to Example"
+            assert page.locator("a.button").get_attribute("href") == uri
+            assert read_qr(page) == [uri]
 
 
 @pytest.mark.real_server

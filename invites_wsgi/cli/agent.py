@@ -78,8 +78,7 @@ def agent(
     if has_password(store):
         raise click.UsageError("--store: a URL with a password cannot be an argument, which every user can list")
     path = Path(listen).absolute()
-    with contextlib.closing(_open(store)) as invites, listening(path, group=group) as listener:
-        configure_logging(settings.log_format, settings.log_level)
+    with contextlib.closing(_open(store)) as invites:
         guarded = GuardedInvites(
             invites,
             serves=_make_host_check(settings.hosts),
@@ -87,11 +86,15 @@ def agent(
             kinds=frozenset(kinds),
             roles=frozenset(roles),
         )
-        server = AgentServer(guarded, log=_log)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
-        _log.info("serving the invites of %s on %s", invites.location, path)
-        server.serve(listener)
+        with (
+            contextlib.closing(AgentServer(guarded, log=_log)) as server,
+            # Before the socket is there: whoever sees it can tell the agent to stop.
+            server.stopping_at(signal.SIGTERM, signal.SIGINT),
+            listening(path, group=group) as listener,
+        ):
+            configure_logging(settings.log_format, settings.log_level)
+            _log.info("serving the invites of %s on %s", invites.location, path)
+            server.serve(listener)
     _log.info("stopped")
 
 

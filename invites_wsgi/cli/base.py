@@ -8,16 +8,17 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from invites_core import InviteStore, KeyStore, StorageError, open_invite_store, open_store
+from invites_core import Event, EventHook, InviteStore, KeyStore, StorageError, open_invite_store, open_store
 from invites_core.stores import parse_sqlite_path
 from invites_core.stores.schema import HasSchema
 from invites_wsgi.config import Settings, default_database, has_password, load_settings
+from invites_wsgi.events import EventFile
 
 __all__ = ["Command", "Session", "escape_controls", "print_fields", "print_json", "session_options", "tell"]
 
@@ -87,7 +88,7 @@ class Session:
     """
 
     config: str | None = None
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)
 
     def load_settings(self, **overrides: object) -> Settings:
         """Return the settings: file, environment, arguments.
@@ -101,6 +102,25 @@ class Session:
                 "--database: a URL with a password is taken from the settings file or INVITES_DATABASE only"
             )
         return load_settings(file=self.config, overrides={"database": self.database, **overrides})
+
+    def find_event_hook(self, settings: Settings) -> EventHook | None:
+        """Return what keeps the events of this run, or None where the settings name no file for them.
+
+        Raises:
+            OSError: The file cannot be written to. So ask before anything is changed.
+        """
+        if settings.log_command_file is None:
+            return None
+        append = EventFile(settings.log_command_file, settings.log_format)
+
+        def keep(event: Event) -> None:
+            try:
+                append(event)
+            except OSError as error:
+                # It is done, and has no line: that is for whoever has done it to know, and no reason to do it again.
+                tell(f"{event.name} could not be written to {settings.log_command_file}: {error.strerror}")
+
+        return keep
 
     @contextlib.contextmanager
     def opened_stores(self, settings: Settings, *, create: bool = False) -> Iterator[tuple[KeyStore, InviteStore]]:

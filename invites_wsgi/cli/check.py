@@ -19,7 +19,7 @@ from invites_core.stores.schema import HasSchema, SchemaVersion
 from invites_wsgi.cli.base import Command, Session, escape_controls, print_json, session_options
 from invites_wsgi.cli.findings import Finding, check_hosts_of_store, check_socket, describe_failure
 from invites_wsgi.cli.links import describe_link
-from invites_wsgi.config import Settings, has_password
+from invites_wsgi.config import Settings, SettingsError, has_password
 
 __all__ = ["check"]
 
@@ -31,7 +31,13 @@ __all__ = ["check"]
 def check(session: Session, as_json: bool) -> int:
     """Look at settings, database, permissions and versions, and say what is wrong. Exits 1 if anything is."""
     settings = session.load_settings()
-    findings = [*_check_settings(settings), *_check_database(settings), *_check_versions(), *_check_links(settings)]
+    findings = [
+        *_check_settings(settings),
+        *_check_database(settings),
+        *_check_versions(),
+        *_check_page(settings),
+        *_check_links(settings),
+    ]
     if as_json:
         print_json([{"level": finding.level, "text": finding.text} for finding in findings])
     else:
@@ -153,3 +159,14 @@ def _check_links(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", describe_link(settings, host))
     if not settings.hosts.listed:
         yield Finding("note", "no hosts are listed in the settings, so keys can be made for any host name")
+
+
+def _check_page(settings: Settings) -> Iterator[Finding]:
+    from invites_wsgi.page.view import PageView
+
+    try:
+        languages = ", ".join(PageView(settings.page, settings.hosts).languages)
+    except SettingsError as error:
+        yield Finding("bad", str(error))
+    else:
+        yield Finding("ok", f"the invite page can be shown, in the languages {languages}")

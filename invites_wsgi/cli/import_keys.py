@@ -44,12 +44,21 @@ def import_keys_command(ctx: click.Context, /, host: str, source: str, remove: b
         )
     settings = session.load_settings()
     settings.hosts.normalize_served(host)
+    on_event = session.find_event_hook(settings)
     with (
         _opened_source(source, socket_path) as keys,
         session.opened_stores(settings) as (key_store, _),
         _shown_progress() as progress,
     ):
-        report = import_keys(key_store, keys, host, remove=remove, hosts=settings.hosts, after_step=progress.show)
+        report = import_keys(
+            key_store,
+            keys,
+            host,
+            remove=remove,
+            hosts=settings.hosts,
+            on_event=on_event,
+            after_step=progress.show,
+        )
     _print_report(report, remove=remove)
     ctx.exit(1 if report.refused else 0)
 

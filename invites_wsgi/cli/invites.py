@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 import click
-import segno
 
 from invites_core import Invite, Invites
 from invites_core.clock import system_clock
@@ -65,8 +64,9 @@ def create(
     """Make an invite for HOST and print its link."""
     session: Session = ctx.obj
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts)
+        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event)
         made = invites.create_many_for(host, count, source=SOURCE, expires_in=expires_in, **fields)
     if as_json:
         shown = [invite_to_json(one, one.created_at) for one in made]
@@ -76,6 +76,8 @@ def create(
     for one in made:
         click.echo(one.landing_page)
         if qr:
+            import segno
+
             segno.make(one.landing_page, micro=False).terminal(out=sys.stdout, compact=True)
 
 
@@ -164,8 +166,9 @@ def show(session: Session, token: str, as_json: bool) -> None:
 def revoke(session: Session, token: str) -> None:
     """Take the pending invite TOKEN back. Prints nothing on success."""
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        Invites(invite_store, keys=key_store, hosts=settings.hosts).revoke(token, by=SOURCE)
+        Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event).revoke(token, by=SOURCE)
 
 
 @invite.command("redeem", cls=Command)
@@ -178,8 +181,9 @@ def revoke(session: Session, token: str) -> None:
 def redeem(session: Session, token: str, redeemer: str | None, redemption: str | None, as_json: bool) -> None:
     """Use the invite TOKEN once and print the redemption's id."""
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts)
+        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event)
         redeemed = invites.redeem(token, redeemer=redeemer, redemption_id=redemption)
     if as_json:
         shown = invite_to_json(redeemed.invite, system_clock().replace(microsecond=0))
@@ -196,8 +200,11 @@ def redeem(session: Session, token: str, redeemer: str | None, redemption: str |
 def release(session: Session, token: str, redemption: str) -> None:
     """Give a use of the invite TOKEN back; final, and twice is once. Prints nothing on success."""
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        Invites(invite_store, keys=key_store, hosts=settings.hosts).release(token, redemption_id=redemption)
+        Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event).release(
+            token, redemption_id=redemption
+        )
 
 
 def _print_rows(rows: list[list[str]]) -> None:

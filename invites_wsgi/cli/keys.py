@@ -41,8 +41,9 @@ def create(
     settings.hosts.normalize_served(host)
     policy = apply_policy_options(DEFAULT_POLICY, ctx, options)
     check_policy_fields(policy)
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings, create=True) as (key_store, _):
-        keys = ApiKeys(key_store, hosts=settings.hosts)
+        keys = ApiKeys(key_store, hosts=settings.hosts, on_event=on_event)
         issued = keys.create(host, name=name, policy=policy, expires_in=expires_in)
     tell(describe_link(settings, issued.key.host))
     if as_json:
@@ -80,12 +81,13 @@ def delete(session: Session, host: str, key_id: str, with_invites: bool) -> None
     With --with-invites it can be run again, also when the key is gone, to finish a run that was cut short.
     """
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        keys = ApiKeys(key_store, hosts=settings.hosts)
+        keys = ApiKeys(key_store, hosts=settings.hosts, on_event=on_event)
         if not with_invites:
             keys.delete(host, key_id)
             return
-        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts)
+        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event)
         if not invites.share_store_with_keys:
             tell("Deleting the key, then its invites twice: requests under way end within half a minute.")
         click.echo(delete_key_with_invites(keys, invites, host, key_id, by="command"))
@@ -116,8 +118,9 @@ def update(
     if set(said) <= {"host", "key_id"}:
         raise click.UsageError("there is nothing to change; see update --help")
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, _):
-        keys = ApiKeys(key_store, hosts=settings.hosts)
+        keys = ApiKeys(key_store, hosts=settings.hosts, on_event=on_event)
         # Applied to the policy that is there at the change, so that what another admin changes beside it is kept.
         keys.update(
             host,
@@ -148,8 +151,9 @@ def rotate(ctx: click.Context, /, host: str, key_id: str, grace: timedelta, no_g
     if no_grace and ctx.get_parameter_source("grace") is click.core.ParameterSource.COMMANDLINE:
         raise click.UsageError("--grace and --no-grace say the opposite")
     settings = session.load_settings()
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, _):
-        issued = ApiKeys(key_store, hosts=settings.hosts).rotate(
+        issued = ApiKeys(key_store, hosts=settings.hosts, on_event=on_event).rotate(
             host, key_id, grace=timedelta(0) if no_grace else grace
         )
     until = issued.key.previous

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Final, NoReturn
 
 import click
 
@@ -22,8 +24,14 @@ from invites_wsgi.cli.purge import purge
 from invites_wsgi.cli.serve import serve
 from invites_wsgi.config import SettingsError
 from invites_wsgi.errors import get_error_kind
+from invites_wsgi.logs import scrub_uncaught_errors
 
 __all__ = ["main"]
+
+# Secrets have 22 characters or more, tokens 16, and keys at most 255. Paths mostly begin with a slash, or have a dot in
+# their last part.
+_CREDENTIAL: Final = re.compile(r"(?:[A-Za-z0-9_-]+/)*[A-Za-z0-9_-]{16,255}", re.ASCII)
+_PIECE: Final = re.compile(r"[A-Za-z0-9_-]{8,}", re.ASCII)
 
 
 @click.group(context_settings={"help_option_names": ["--help"]})
@@ -54,6 +62,7 @@ for _subcommand in (
 
 def main() -> NoReturn:
     """Run the command. Whatever goes wrong is one line on standard error, and the exit code tells what kind it was."""
+    scrub_uncaught_errors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that cannot show a character gets its escape, not an error halfway through a list.
@@ -89,5 +98,20 @@ def _give_up_output() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"Error: {escape_controls(message)}", err=True)
+    click.echo(f"Error: {escape_controls(_hide_credentials(message, sys.argv[1:]))}", err=True)
     sys.exit(code)
+
+
+def _hide_credentials(message: str, arguments: Sequence[str]) -> str:
+    """Cut out of a message what it repeats of an argument that looks like a key, a secret or a token.
+
+    Somebody put it where a file or a duration belongs; what is on the screen, or in the log of a script, stays there.
+    """
+    given = [argument.rpartition("=")[2] for argument in arguments]
+    credentials = [value.lower() for value in given if _CREDENTIAL.fullmatch(value)]
+
+    def hide(found: re.Match[str]) -> str:
+        return "[…]" if any(found[0].lower() in value for value in credentials) else found[0]
+
+    # In pieces, and in any case: messages may shorten what they repeat, have it in a path, or as the name of a host.
+    return _PIECE.sub(hide, message)

@@ -38,8 +38,9 @@ def purge(session: Session, older_than: timedelta | None) -> None:
         if shows_progress:
             click.echo(f"\r{removed} deleted so far", nl=False, err=True)
 
+    on_event = session.find_event_hook(settings)
     with session.opened_stores(settings) as (key_store, invite_store):
-        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts)
+        invites = Invites(invite_store, keys=key_store, hosts=settings.hosts, on_event=on_event)
         removed = invites.purge(older_than=age, after_step=show)
     if shows_progress:
         click.echo("", err=True)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import apsw
 
 from tests.helpers import PATIENCE
-from tests.wsgi.support import CLEAN_ENVIRONMENT, COMMAND
+from tests.wsgi.support import CLEAN_ENVIRONMENT, COMMAND, restored_hooks
 
 LANDING_NOTE = (
     "Invites of {host} will point to https://{ascii}/invite?TOKEN; this address must show the page for the invite, as"
@@ -75,7 +75,8 @@ def run_main(arguments: Sequence[str]) -> int:
     before = sys.argv
     sys.argv = ["invites-api", *arguments]
     try:
-        main()
+        with restored_hooks():
+            main()
     except SystemExit as exit_:
         assert isinstance(exit_.code, int)
         return exit_.code

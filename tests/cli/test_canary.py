@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from invites_core import ApiKeys, IssuedKey
 from invites_core.stores.sqlite import SqliteStore
 from tests.cli.support import Invoke, Run, change_database, run_command, url_of
-from tests.helpers import make_invite
+from tests.helpers import PATIENCE, make_invite
 
 WINDOW = 10
 
@@ -20,11 +22,12 @@ def issued(store: SqliteStore) -> IssuedKey:
     return ApiKeys(store).create("example.com", name="My test key")
 
 
-def assert_nowhere(text: str, *secrets: str) -> None:
-    """Fail if a text holds a piece of a secret."""
+def assert_nowhere(text: str, *secrets: str, where: str = "") -> None:
+    """Fail if a text holds a piece of a secret, in capitals or not: names of hosts are written small."""
+    text = text.lower()
     for secret in secrets:
         for start in range(len(secret) - WINDOW + 1):
-            assert secret[start : start + WINDOW] not in text
+            assert secret[start : start + WINDOW].lower() not in text, where
 
 
 def everything(run: Run) -> str:
@@ -155,3 +158,60 @@ def test_a_crash_shows_no_secret(store: SqliteStore, database: Path, issued: Iss
         run = run_command("--database", url_of(database), *arguments)
         assert run.returncode == 1
         assert_nowhere((run.stdout + run.stderr).decode(), issued.secret)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(("--config", "{key}"), "cannot read […]/[…]: no such file or directory", id="key"),
+        pytest.param(("--config={secret}",), "cannot read […]: no such file or directory", id="secret"),
+        pytest.param(
+            ("--config", "./a-folder-with-a-long-name/file-without-an-ending"),
+            "cannot read a-folder-with-a-long-name/file-without-an-ending: no such file or directory",
+            id="path",
+        ),
+    ],
+)
+def test_what_looks_like_a_key_is_cut_out_of_a_message(
+    invoke: Invoke, issued: IssuedKey, arguments: tuple[str, ...], message: str
+) -> None:
+    """A path stays whole in a message, unless it has the form of a key and nothing of that of a path."""
+    fill = {"key": f"abcdefgh/{issued.secret.strip('-')}", "secret": issued.secret.strip("-")}
+    run = invoke(*(argument.format(**fill) for argument in arguments), "list", database=None)
+    run.assert_failed(2, message)
+
+
+CARELESS = """
+import sys
+from invites_core.stores.sqlite import SqliteStore
+from invites_wsgi.cli import main
+
+secret, *sys.argv[1:] = sys.argv[1:]
+
+def fail(self, *arguments, **named):
+    raise LookupError(f"postgresql://user:hunter2@h/d {secret}")
+
+for name in ("find_key", "list_keys", "find_invite", "list_invites", "add_key", "ping"):
+    setattr(SqliteStore, name, fail)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("find", "AAAAAAAA"), ("list",), ("create", "example.com"), ("invite", "list", "example.com")]
+)
+def test_an_error_that_nobody_foresaw_shows_no_secret(
+    store: SqliteStore, database: Path, issued: IssuedKey, arguments: tuple[str, ...]
+) -> None:
+    """A fault in the program itself ends it with the places of the code, and without what its message holds."""
+    assert store.list_keys()
+    run = subprocess.run(
+        [sys.executable, "-c", CARELESS, issued.combined, "--database", url_of(database), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert run.returncode == 1
+    assert "an error that should not be" in run.stderr
+    assert "LookupError: postgresql://[…]@h/d" in run.stderr
+    assert_nowhere(run.stdout + run.stderr, issued.secret)

@@ -493,3 +493,18 @@ def test_odd_characters_stay_on_their_line(invoke: Invoke, tmp_path: Path) -> No
     config.chmod(0o600)
     run = invoke("--config", str(config), "check", database="memory:")
     assert rf"settings {tmp_path}/a\nb\x1b[31m/settings.toml can be read" in findings(run, "ok")
+
+
+def test_a_page_that_cannot_be_shown_is_found(invoke: Invoke, filled: Path, tmp_path: Path) -> None:
+    """A mistake in what the invite page is made of is found, and named as the start of the service names it."""
+    config = tmp_path / "settings.toml"
+    config.write_text('[hosts."example.com"]\nlogo = "logo.svg"\n')
+    config.chmod(0o600)
+    mistake = f"cannot read the logo {tmp_path / 'logo.svg'}: no such file or directory"
+    assert_bad(invoke("--config", str(config), "check"), mistake)
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    run = invoke("--config", str(config), "check")
+    assert "the invite page can be shown, in the languages en, de" in findings(run, "ok")
+    (tmp_path / "logo.svg").unlink()
+    run = invoke("--config", str(config), "serve")
+    assert (run.code, run.out, run.err) == (2, "", f"Error: {mistake}\n")

@@ -18,7 +18,7 @@ from invites_core.stores.prosody_keys import ProsodyKeys
 from invites_core.stores.sqlite import SqliteStore
 from invites_wsgi import App, Settings
 from tests.cli.support import Invoke, run_command, url_of
-from tests.prosody import STORAGES, ConsoleProsody, start_prosody
+from tests.prosody import STORAGES, ConsoleProsody, running_on, start_prosody
 from tests.stores.test_lua_tables import write_file
 from tests.wsgi.support import ask, ask_server
 
@@ -185,11 +185,10 @@ def test_progress_is_shown_on_a_terminal(store: SqliteStore, database: Path, dat
 # From a running Prosody
 
 
-@pytest.fixture(scope="module", params=list(STORAGES))
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleProsody]:
+@pytest.fixture(scope="module", params=STORAGES)
+def running(request: pytest.FixtureRequest) -> Iterator[ConsoleProsody]:
     """A running Prosody, on each storage in turn."""
-    hosts = ("example.com", "bücher.example")
-    with start_prosody(tmp_path_factory.mktemp("k"), request.param, hosts=hosts) as prosody:
+    with running_on(request.param, request, hosts=("example.com", "bücher.example")) as prosody:
         yield prosody
 
 

@@ -51,7 +51,8 @@ class FakeServer:
 
     started: list[Any]
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any, load_again: Any) -> None:
+        del load_again
         self._settings = settings
 
     def run(self) -> None:
@@ -167,8 +168,8 @@ def test_nothing_of_the_database_is_open_when_gunicorn_starts(
     seen: list[list[str]] = []
 
     class Looking:
-        def __init__(self, settings: Any) -> None:
-            del settings
+        def __init__(self, settings: Any, load_again: Any) -> None:
+            del settings, load_again
 
         def run(self) -> None:
             links = [os.readlink(link) for link in list(Path("/proc/self/fd").iterdir()) if link.exists()]

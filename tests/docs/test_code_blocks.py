@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from invites_wsgi import load_settings
+from invites_wsgi.page.apps import load_apps
 from tests.docs.conftest import FindProgram
 from tests.docs.pages import PAGES, ROOT, Block, read_blocks
 from tests.docs.sessions import Session, copy_checkout
@@ -101,7 +102,8 @@ def test_a_python_file_of_a_page_is_used_by_a_session_on_it(page: Path) -> None:
             assert any(use in typed for use in used) or f"from {stem} import" in saved, block.place
 
 
-TOML = [block for blocks in select("toml").values() for block in blocks]
+TOML = [block for blocks in select("toml").values() for block in blocks if block.file_name != "apps.toml"]
+APPS = [block for blocks in select("toml").values() for block in blocks if block.file_name == "apps.toml"]
 
 
 @pytest.mark.parametrize("block", TOML, ids=lambda block: block.place)
@@ -110,3 +112,11 @@ def test_the_settings_of_a_page_can_be_loaded(block: Block, tmp_path: Path) -> N
     file = tmp_path / "invites-api.toml"
     file.write_text(block.text, "utf-8")
     assert load_settings(file=str(file), environ={}).file == file
+
+
+@pytest.mark.parametrize("block", APPS, ids=lambda block: block.place)
+def test_the_apps_of_a_page_can_be_loaded(block: Block, tmp_path: Path) -> None:
+    """Every block of apps is one that the invite page can show."""
+    file = tmp_path / "apps.toml"
+    file.write_text(block.text, "utf-8")
+    assert load_apps(file)

@@ -230,6 +230,13 @@ def dropping() -> Iterator[Dropping]:
         thread.join()
 
 
+@pytest.mark.parametrize("name", ["invites.conf", "Caddyfile"])
+def test_the_files_of_the_examples_are_the_pages(name: str) -> None:
+    """What can be taken as a file is what the page shows, which the tests below run."""
+    assert (ROOT / "docs" / "examples" / "proxies" / name).read_text("utf-8") == get_block(SERVING, name).text
+    assert f"](examples/proxies/{name})" in SERVING.read_text("utf-8")
+
+
 def test_a_proxy_as_the_page_sets_it_up(start_proxy: StartProxy, service: Service) -> None:
     """Invites are made and shown through it, and its logs hold neither key nor token, also when the service is gone."""
     proxy = start_proxy(service.server.port)

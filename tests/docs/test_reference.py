@@ -11,18 +11,22 @@ from typing import Any, Final
 
 import click
 import pytest
+from jinja2 import Template
 from werkzeug.test import Client
 
 import invites_core
 import invites_wsgi
-from invites_core import HostSettings, InvitesError, KeyPolicy, Redemption, testing
+from invites_core import Event, Hosts, HostSettings, InvitesError, KeyPolicy, Redemption, testing
 from invites_core.durations import parse_duration
+from invites_core.events import EVENT_NAMES
 from invites_core.stores.memory import MemoryStore
-from invites_wsgi import App, Settings, config
+from invites_wsgi import App, Settings, config, config_values
 from invites_wsgi.bodies import CREATION_FIELDS
 from invites_wsgi.cli.main import command
 from invites_wsgi.errors import ERRORS, get_error_kind
 from invites_wsgi.openapi import build_openapi
+from invites_wsgi.page.settings import HostPage, PageSettings
+from invites_wsgi.page.view import PageView
 from invites_wsgi.representation import invite_details_to_json, invite_to_json, key_to_json, policy_to_json
 from tests.docs.pages import PAGES, ROOT, find_code, read_blocks, read_rows, read_sections
 from tests.helpers import NOON, make_invite, make_key
@@ -44,13 +48,15 @@ def list_settings() -> dict[str, object]:
     known: dict[str, object] = {name: None if name == "database" else defaults[name] for name in config._TOP}
     for section, names in config._SECTIONS.items():
         known |= {f"{section}.{name}": defaults[field] for name, field in names.items()}
-    known |= {f'hosts."HOST".{name}': getattr(HostSettings(), name) for name in config._HOST_CHECKS}
+    known |= {f"page.{name}": getattr(PageSettings(), name) for name in config_values.PAGE_CHECKS}
+    known |= {f'hosts."HOST".{name}': getattr(HostSettings(), name) for name in config_values.HOST_CHECKS}
+    known |= {f'hosts."HOST".{name}': getattr(HostPage(), name) for name in config_values.HOST_PAGE_CHECKS}
     return known
 
 
 def read_settings_page() -> dict[str, list[str]]:
     """Return the rows of the settings page that begin with a key, by key."""
-    sections = ("The database", "`[http]`", "`[log]`", "A host")
+    sections = ("The database", "`[http]`", "`[log]`", "`[page]`", "A host")
     rows = [row for heading in sections for row in read_table("settings.md", heading)]
     keys = [find_code(row[0])[0] for row in rows]
     assert len(keys) == len(set(keys))
@@ -78,21 +84,26 @@ def test_the_default_on_the_settings_page_is_the_programs(key: str, default: obj
 def test_the_ranges_on_the_settings_page_are_the_programs() -> None:
     """The numbers that the settings page allows are those that the program allows."""
     types = {key: row[1] for key, row in read_settings_page().items()}
-    assert types["http.trusted_proxies"] == f"number, 0 to {config.MAX_PROXIES}"
-    assert types["http.workers"] == f"number, 1 to {config.MAX_WORKERS}"
-    assert types["http.threads"] == f"number, 1 to {config.MAX_THREADS}"
+    assert types["http.trusted_proxies"] == f"number, 0 to {config_values.MAX_PROXIES}"
+    assert types["http.workers"] == f"number, 1 to {config_values.MAX_WORKERS}"
+    assert types["http.threads"] == f"number, 1 to {config_values.MAX_THREADS}"
 
 
-def test_the_example_on_the_settings_page_has_every_key() -> None:
-    """The file that the settings page begins with shows every key but ``invites``, which has no use by itself."""
-    [example] = [block for block in read_blocks(DOCS / "settings.md") if block.language == "toml"]
-    content = tomllib.loads(example.text)
-    shown = {key for key, value in content.items() if not isinstance(value, dict)}
-    for section, table in content.items():
-        if section == "hosts":
-            shown |= {f'hosts."HOST".{key}' for host in table.values() for key in host}
-        elif isinstance(table, dict):
-            shown |= {f"{section}.{key}" for key in table}
+def test_the_examples_have_every_key() -> None:
+    """The files that the pages on settings and on the invite page begin with show every key but ``invites``.
+
+    That one has no use by itself.
+    """
+    shown = set()
+    for page in ("settings.md", "invite-page.md"):
+        example = next(block for block in read_blocks(DOCS / page) if block.language == "toml")
+        content = tomllib.loads(example.text)
+        shown |= {key for key, value in content.items() if not isinstance(value, dict)}
+        for section, table in content.items():
+            if section == "hosts":
+                shown |= {f'hosts."HOST".{key}' for host in table.values() for key in host}
+            elif isinstance(table, dict):
+                shown |= {f"{section}.{key}" for key in table}
     assert shown == list_settings().keys() - {"invites"}
 
 
@@ -315,6 +326,20 @@ def test_every_reason_in_the_log_has_its_line_in_the_settings_page() -> None:
     assert {find_code(row[0])[0] for row in rows} - LOG_FIELDS == reasons
 
 
+def test_every_event_has_its_line_in_the_library_page() -> None:
+    """The library page explains each event, and no others, and names only fields that an event has."""
+    rows = [row for row in read_table("library.md", "Events") if len(row) == 3]
+    assert [find_code(row[0])[0] for row in rows] == list(EVENT_NAMES)
+    known = {field.name for field in fields(Event)} - {"name", "at"}
+    assert {name for row in rows for name in find_code(row[2])} == known
+
+
+def test_every_event_has_its_line_in_the_settings_page() -> None:
+    """The part on the log names each event once."""
+    rows = read_table("settings.md", "Events")
+    assert sorted(name for row in rows for name in find_code(row[0])) == sorted(EVENT_NAMES)
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -355,3 +380,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def make_anchor(heading: str) -> str:
     """Return the anchor of a heading, as GitHub and MyST make it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_page_on_the_invite_page_names_every_block_and_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a template of a site's own can override and use is all named, and nothing else."""
+    template = (Path(invites_wsgi.__file__).parent / "templates" / "invite.html").read_text("utf-8")
+    rows = read_table("invite-page.md", "Templates of your own")
+    split = next(number for number, row in enumerate(rows) if find_code(row[0]) == ["state"])
+    blocks = [find_code(row[0])[0] for row in rows[:split]]
+    assert sorted(blocks) == sorted(re.findall(r"{% block (\w+) %}", template))
+    values = {name for row in rows[split:] for name in find_code(row[0])}
+    seen: dict[str, object] = {}
+    view = PageView(PageSettings(), Hosts())
+    view._pages = {"en": Template("")}
+    monkeypatch.setattr(view._pages["en"], "render", seen.update)
+    view.render(make_invite(), "pending", language=view.languages["en"], platform=None)
+    assert values == set(seen)

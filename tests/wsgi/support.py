@@ -8,6 +8,7 @@ import json
 import logging
 import socket
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -284,6 +285,16 @@ def restored_logger(name: str = "invites_wsgi") -> Iterator[logging.Logger]:
         logger.handlers[:], logger.level, logger.propagate = before
 
 
+@contextmanager
+def restored_hooks() -> Iterator[None]:
+    """Give Python back what it does with errors that nobody catches."""
+    before = sys.excepthook, threading.excepthook, sys.unraisablehook
+    try:
+        yield
+    finally:
+        sys.excepthook, threading.excepthook, sys.unraisablehook = before
+
+
 def read_json_log(server: Server) -> list[dict[str, Any]]:
     """Return the entries that a server has logged so far, every line of its log but the first words being JSON."""
     lines = server.stderr_file.read_text("utf-8").split("\n")[:-1]
@@ -298,6 +309,9 @@ def make_serve(
     workers: int = 1,
     options: Sequence[str] = (),
     path: str = "/healthz",
+    command: Sequence[str] = COMMAND,
+    env: Mapping[str, str] | None = None,
+    prelude: str | None = None,
 ) -> Server:
     """Return ``invites-api serve`` on a free port, not started yet, with its own settings file and an empty home.
 
@@ -305,9 +319,12 @@ def make_serve(
         folder: Where it runs, and where its output goes.
         database: The database, which is there.
         settings: More lines of TOML.
-        workers: Its processes; 0 leaves it to the settings. One that is told to stop while it still starts can miss it.
+        workers: Its processes; 0 leaves it to the settings.
         options: More arguments.
         path: What to ask for until it answers.
+        command: What is run as ``invites-api``.
+        env: More changes to its environment.
+        prelude: Lines of Python that its process runs before anything else.
     """
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
@@ -315,11 +332,13 @@ def make_serve(
     config.write_text(f'database = "sqlite:///{database}"\n{settings}', "utf-8")
     if workers:
         options = [f"--workers={workers}", *options]
+    if prelude is not None:
+        command = (*COMMAND[:3], "-c", f"{prelude}\nfrom invites_wsgi.cli import main\nmain()")
     return Server(
         folder,
-        [*COMMAND, "--config", str(config), "serve", "--listen", "127.0.0.1:{port}", *options],
+        [*command, "--config", str(config), "serve", "--listen", "127.0.0.1:{port}", *options],
         path=path,
-        env={**CLEAN_ENVIRONMENT, "HOME": str(home), "XDG_RUNTIME_DIR": str(home), "TMPDIR": str(home)},
+        env={**CLEAN_ENVIRONMENT, "HOME": str(home), "XDG_RUNTIME_DIR": str(home), "TMPDIR": str(home), **(env or {})},
         name="serve",
     )
 

@@ -18,6 +18,7 @@ from invites_core.stores.memory import MemoryStore
 from invites_core.stores.sqlite import SqliteStore
 from invites_wsgi import App, Settings
 from tests.helpers import make_invite
+from tests.servers import Server, free_port, list_members
 from tests.wsgi.callers import EVERYTHING
 from tests.wsgi.support import Answer, LogBook, ask, ask_server, make_serve, send_raw
 
@@ -250,11 +251,26 @@ def test_no_request_makes_the_app_tell_a_secret(log: LogBook, trusted_proxies: i
     ]
     sent = check_answers(canaries, shapes, send)
 
-    assert sent >= 700
+    assert sent >= 1000
     assert len(canaries.new_tokens) > 10
     assert len(log.requests) == sent
     canaries.assert_not_in(log.text)
     canaries.assert_not_in(log.json)
+
+
+def check_processes(server: Server, folder: Path, metrics_port: int, canaries: Canaries) -> None:
+    """Check the metrics, as they are shown and in every worker's files, and the arguments of every process."""
+    shown = ask_server(metrics_port, "/metrics").text
+    files = [file for file in folder.glob("home/invites-api-metrics-*/*") if file.suffix == ".db"]
+    assert "invites_api_requests_total" in shown
+    assert len({file.stem.rpartition("_")[2] for file in files} - {"0"}) == 2
+    processes = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in list_members(server.pid)]
+    assert len(processes) >= 4
+    # A database's URL may hold a password, and every user of the machine can list arguments.
+    assert not any(b"sqlite:" in process for process in processes)
+    for written in (shown.encode(), *(file.read_bytes() for file in files), *processes):
+        canaries.assert_not_in(written.decode("latin-1"))
+        assert canaries.issued.key.id.encode() not in written
 
 
 def make_calls(canaries: Canaries) -> Iterator[Shape]:
@@ -284,9 +300,10 @@ def test_no_call_makes_the_server_log_a_secret(tmp_path: Path, database: Path, l
     store = SqliteStore(database)
     canaries = make_canaries(store, EVERYTHING)
     store.close()
-    settings = f'[log]\nlevel = "debug"\nformat = "{log_format}"\n'
+    port = free_port()
+    settings = f'[log]\nlevel = "debug"\nformat = "{log_format}"\n[http]\nmetrics_listen = "127.0.0.1:{port}"\n'
     statuses = set()
-    with make_serve(tmp_path / "serve", database, settings) as server:
+    with make_serve(tmp_path / "serve", database, settings, workers=2) as server:
         for shape in make_calls(canaries):
             answer = ask_server(
                 server.port, shape.target, method=shape.method, headers=shape.headers, body=shape.body.encode()
@@ -294,6 +311,7 @@ def test_no_call_makes_the_server_log_a_secret(tmp_path: Path, database: Path, l
             statuses.add(answer.status)
             if answer.status == 201:
                 canaries.new_tokens.append(answer.token)
+        check_processes(server, tmp_path / "serve", port, canaries)
     log = server.stderr_file.read_text()
     assert {200, 201, 204, 400, 404, 410} <= statuses
     for template in ("<token>", "<token>/redeem", "<token>/release"):
@@ -338,8 +356,9 @@ def test_no_request_makes_the_server_tell_a_secret(tmp_path: Path, database: Pat
     store = SqliteStore(database)
     canaries = make_canaries(store)
     store.close()
-    settings = f'[log]\nlevel = "debug"\nformat = "{log_format}"\n'
-    with make_serve(tmp_path / "serve", database, settings) as server:
+    port = free_port()
+    settings = f'[log]\nlevel = "debug"\nformat = "{log_format}"\n[http]\nmetrics_listen = "127.0.0.1:{port}"\n'
+    with make_serve(tmp_path / "serve", database, settings, workers=2) as server:
         sent = check_answers(
             canaries,
             make_shapes(canaries.values),
@@ -350,7 +369,8 @@ def test_no_request_makes_the_server_tell_a_secret(tmp_path: Path, database: Pat
             # What cannot be read is answered by gunicorn, which repeats it to whoever has sent it, and to nobody else.
             send_raw(server.port, request)
         assert ask_server(server.port, "/healthz").status == 200
-    assert sent >= 700
+        check_processes(server, tmp_path / "serve", port, canaries)
+    assert sent >= 1000
     assert len(malformed) > 250
     log = server.stderr_file.read_text()
     assert log.count("Invalid request from") > 50

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from invites_wsgi.config import Settings, SettingsError, default_database, has_password, load_settings
+from invites_wsgi.page.settings import HostPage, PageSettings
 from tests.privileges import without_power_over_files
 
 
@@ -35,6 +36,7 @@ purge_after = "400d"
 
 [http]
 listen = "[::1]:8080"
+metrics_listen = "unix:metrics.sock"
 path = "/api/invites"
 landing_path = "/join"
 trusted_proxies = 2
@@ -45,8 +47,20 @@ threads = 16
 [log]
 format = "json"
 level = "debug"
+command_file = "command.log"
+
+[page]
+language = "de"
+templates = "page"
+apps = "/srv/apps.toml"
 
 [hosts."Example.com"]
+contact = "mailto:admin@example.com"
+logo = "logo.svg"
+color = "#7A1FA2"
+button_label = "Im Browser"
+button_link = "https://example.com/join?{token}"
+xmpp = false
 landing_page = "https://join.example.com/{token}"
 site_name = "Example & friends 😀"
 invite_expiry = "36h"
@@ -64,6 +78,7 @@ def test_every_key_is_read(file: Path) -> None:
         "database": "sqlite:////srv/invites.db",
         "invites": "memory:",
         "listen": "[::1]:8080",
+        "metrics_listen": "unix:metrics.sock",
         "path": "/api/invites",
         "landing_path": "/join",
         "trusted_proxies": 2,
@@ -72,8 +87,25 @@ def test_every_key_is_read(file: Path) -> None:
         "threads": 16,
         "log_format": "json",
         "log_level": "debug",
+        "log_command_file": file.parent / "command.log",
         "purge_after": timedelta(days=400),
         "file": file,
+        "page": PageSettings(
+            language="de",
+            templates=file.parent / "page",
+            apps=Path("/srv/apps.toml"),
+            hosts={
+                "example.com": HostPage(
+                    contact="mailto:admin@example.com",
+                    logo=file.parent / "logo.svg",
+                    color="#7A1FA2",
+                    button_label="Im Browser",
+                    button_link="https://example.com/join?{token}",
+                    xmpp=False,
+                ),
+                "bücher.example": HostPage(),
+            },
+        ),
     }
     assert list(settings.hosts.listed) == ["example.com", "bücher.example"]
     assert settings.hosts.get("example.com").site_name == "Example & friends 😀"
@@ -98,7 +130,50 @@ def test_every_key_is_optional(file: Path, content: str) -> None:
     assert settings.hosts.get_invite_expiry("example.com", "register") == timedelta(days=7)
 
 
+LINK_MISTAKE = 'must be a link in ASCII without spaces, such as "https://example.com/join?invite={token}"'
+CONTACT_MISTAKE = 'must be a URI, such as "mailto:admin@example.com", "https://…" or "xmpp:…"'
+
+PAGE_MISTAKES = [
+    ("[page]\nlang = 'de'", "page.lang: unknown key; did you mean page.language?"),
+    ("page = 'de'", "page: must be a table"),
+    ("[page]\nlanguage = 'deutsch!'", 'page.language: must be the tag of a language, such as "en" or "de"'),
+    ("[page]\ntemplates = ''", "page.templates: must be a path"),
+    ("[page]\napps = 1", "page.apps: must be a text in quotes"),
+    *[
+        (f"[hosts.'a.example']\n{content}", f'hosts."a.example"{mistake}')
+        for content, mistake in (
+            ("xmpp = 'no'", ".xmpp: must be true or false"),
+            ("xmpp = false", ".xmpp: can be false only where there is a button_link"),
+            ("button_label = 'Join'", ": button_label and button_link belong together"),
+            ("button_link = 'https://a.example/{token}'", ": button_label and button_link belong together"),
+            ("button_label = ''", ".button_label: must have from 1 to 60 characters"),
+            ("button_link = 'javascript:alert({token})'", f".button_link: {LINK_MISTAKE}"),
+            ("button_link = 'DATA:text/html,{token}'", f".button_link: {LINK_MISTAKE}"),
+            ("button_link = '/join?{token}'", f".button_link: {LINK_MISTAKE}"),
+            ("button_link = 'https://a.example/ {token}'", f".button_link: {LINK_MISTAKE}"),
+            (
+                "button_link = 'https://a.example/'",
+                ".button_link: must hold {token}, where the invite's token goes, and no other placeholder",
+            ),
+            (
+                "button_link = 'https://a.example/{token}/{host}'",
+                ".button_link: must hold {token}, where the invite's token goes, and no other placeholder",
+            ),
+            ("contact = 'admin@a.example'", f".contact: {CONTACT_MISTAKE}"),
+            ("contact = 'javascript:alert(1)'", f".contact: {CONTACT_MISTAKE}"),
+            ("color = 'red'", '.color: must be a colour such as "#1f5fbf"'),
+            ("color = '#fff'", '.color: must be a colour such as "#1f5fbf"'),
+            ("logo = ''", ".logo: must be a path"),
+        )
+    ],
+    (
+        "[hosts.'a.example']\ncolour = '#ffffff'",
+        'hosts."a.example".colour: unknown key; did you mean hosts."a.example".color?',
+    ),
+]
+
 MISTAKES = [
+    *PAGE_MISTAKES,
     # Keys that are not there, with what was meant.
     ("datbase = 'memory:'", "datbase: unknown key; did you mean database?"),
     ("zzz = 1", "zzz: unknown key"),
@@ -234,6 +309,7 @@ MISTAKES = [
             ("/invite?{token}", "must be an http: or https: URL in ASCII without spaces"),
             ("https://a.example/ {token}", "must be an http: or https: URL in ASCII without spaces"),
             ("https://ä.example/{token}", "must be an http: or https: URL in ASCII without spaces"),
+            ("https://a.example/a^b?{token}", "must have ^ percent-encoded"),
             ("https://a.example/{token}{host}", "may hold no other placeholder than {token}"),
         )
     ],

@@ -211,8 +211,6 @@ def test_an_idle_service_stops_at_once(tmp_path: Path, database: Path, sent: sig
     """Told to stop while nothing is asked, the service exits 0 and leaves no process and no traceback behind."""
     with make_serve(tmp_path / "serve", database, JSON_LOG, workers=2) as server:
         workers = wait_for_workers(server, 2)
-        # One that is told to stop while it still starts can miss it.
-        ask_every_worker(server, "/healthz")
         os.kill(server.pid, sent)
         assert exit_code_of(server.pid) == 0
         assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
@@ -288,7 +286,10 @@ def test_gunicorn_alone_serves_the_same_app(tmp_path: Path, database: Path) -> N
     key = make_key(database)
     config = tmp_path / "settings.toml"
     config.write_text(f'database = "sqlite:///{database}"\n[hosts."example.com"]\nsite_name = "Example"\n')
+    # At this level gunicorn logs how it is set up, with the environment that it gives its workers.
+    (tmp_path / "conf.py").write_text('raw_env = ["A=postgresql://user:hunter2@h/d", "PGPASSWORD=hunter3"]\n')
     options = ["--logger-class=invites_wsgi.gunicorn_logs.Logger", "--log-level=debug", "--access-logfile=-"]
+    options.append(f"--config={tmp_path / 'conf.py'}")
     with Gunicorn(
         tmp_path / "gunicorn",
         "invites_wsgi:create_app()",
@@ -308,7 +309,8 @@ def test_gunicorn_alone_serves_the_same_app(tmp_path: Path, database: Path) -> N
     assert "Booting worker" in log
     assert server.stdout_file.read_text() == ""
     secret = key.partition("/")[2]
-    for hidden in (secret, secret[:10], answer.token, "?key", "BOGUS", "HTTP/99"):
+    assert "raw_env: ['A=postgresql://[…]@h/d', " in log
+    for hidden in (secret, secret[:10], answer.token, "?key", "BOGUS", "HTTP/99", "hunter"):
         assert hidden not in log
 
 

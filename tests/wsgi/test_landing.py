@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
+from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
@@ -16,44 +16,16 @@ from invites_core import Hosts, HostSettings, Invite
 from invites_core.stores.memory import MemoryStore
 from tests.helpers import make_invite
 from tests.wsgi.conftest import MakeService
+from tests.wsgi.pages import Page
 from tests.wsgi.support import Answer, FailingStore, LogBook, Service, hosts_of
 
 HEADINGS = {
     "pending": "You are invited to example.com",
-    "used": "This invitation has been used",
-    "expired": "This invitation has expired",
-    "revoked": "This invitation has been revoked",
-    "unknown": "This invitation is unknown",
+    "used": "This link has been used",
+    "expired": "This link has expired",
+    "revoked": "This link has been revoked",
+    "unknown": "This link is unknown",
 }
-
-
-class Page(HTMLParser):
-    """What is in a page: its elements with their attributes, and the texts in them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.texts.setdefault(tag, []).append("")
-        if tag not in ("meta", "link", "br", "img"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in self._open:
-            self.texts[tag][-1] += data
-
-    def attributes(self, tag: str, name: str) -> list[str | None]:
-        """Return an attribute of every element of a kind."""
-        return [attributes.get(name) for found, attributes in self.elements if found == tag]
 
 
 @pytest.fixture
@@ -83,13 +55,25 @@ def test_a_pending_invite_is_shown_with_all_that_is_needed(service: Service, tok
     uri = f"xmpp:example.com?register;preauth={token}"
     assert page.texts["h1"] == [HEADINGS["pending"]]
     assert page.texts["title"] == ["Invitation to example.com"]
-    assert page.attributes("a", "href") == [uri]
+    assert [link for link in page.attributes("a", "href") if not (link or "").startswith("https:")] == [uri]
     assert page.texts["code"] == [uri]
     assert page.attributes("time", "datetime") == ["2026-03-08T12:00:00Z"]
     assert page.texts["time"] == ["8 March 2026, 12:00 UTC"]
-    assert "you make an account on example.com" in page.texts["main"][0]
-    assert not {"script", "img", "link", "form", "iframe"} & set(page.texts)
+    assert "you make an account of your own on example.com" in page.texts["main"][0]
     assert page.attributes("html", "lang") == ["en"]
+    assert answer["Link"] == f'<{uri}>; rel="alternate"'
+
+
+def test_the_page_is_one_small_request(service: Service, token: str) -> None:
+    """The page loads nothing, not even an icon, and has less than 30 KB with style, script and QR code."""
+    answer = service.ask(f"/invite?{token}")
+    page = Page(answer.text)
+    assert not {"img", "form", "iframe", "object", "embed", "source", "use", "image"} & set(page.texts)
+    assert page.attributes("link", "href") == ["data:,"]
+    assert page.attributes("script", "src") == [None]
+    assert "url(" not in page.texts["style"][0]
+    assert "@import" not in page.texts["style"][0]
+    assert len(answer.body) < 30_000
 
 
 @pytest.mark.parametrize(
@@ -114,6 +98,7 @@ def test_every_state_has_its_status_and_words(
     page = Page(answer.text)
     assert page.texts["h1"] == [HEADINGS[state]]
     assert ("a" in page.texts) == (token in answer.text) == (state == "pending")
+    assert ("Link" in dict(answer.headers)) == (state == "pending")
     assert log.requests[-1]["reason"] == (None if state == "pending" else state)
     assert token not in log.text + log.json
 
@@ -129,7 +114,7 @@ def test_an_invite_ends_after_its_last_second(service: Service, token: str) -> N
 def test_an_invite_that_never_expires_says_so(service: Service) -> None:
     """There is no date on the page of an invite without an end."""
     page = Page(service.ask(f"/invite?{add(service, expires_at=None)}").text)
-    assert "The invitation does not expire." in page.texts["p"]
+    assert "It does not expire." in page.texts["p"]
     assert "time" not in page.texts
 
 
@@ -159,7 +144,7 @@ def test_what_is_no_invite_is_404(service: Service, token: str, query: str) -> N
     assert answer.status == 404
     page = Page(answer.text)
     assert page.texts["h1"] == [HEADINGS["unknown"]]
-    assert "The link may be incomplete" in page.texts["main"][0]
+    assert "It may be incomplete" in page.texts["main"][0]
     assert token[:-1] not in answer.text
     assert "script" not in page.texts
     assert "AAAA" not in answer.text
@@ -214,6 +199,14 @@ def test_looking_changes_nothing(service: Service, token: str, method: str) -> N
     assert snapshot(service) == before
 
 
+SCRIPT = files("invites_wsgi").joinpath("static/invite.js").read_text("utf-8")
+
+
+def digest(text: str) -> str:
+    """Return what a policy admits a text as."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 @pytest.mark.parametrize("state", ["pending", "unknown"])
 def test_the_page_is_private_and_admits_its_own_style_alone(service: Service, token: str, state: str) -> None:
     """The page is not kept, not indexed, tells no other site where its reader was, and runs nothing."""
@@ -228,14 +221,16 @@ def test_the_page_is_private_and_admits_its_own_style_alone(service: Service, to
 
     policy = dict(directive.strip().partition(" ")[::2] for directive in answer["Content-Security-Policy"].split(";"))
     [style] = page.texts["style"]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert policy == {
         "default-src": "'none'",
-        "style-src": f"'sha256-{digest}'",
+        "style-src": digest(style),
+        "script-src": digest(SCRIPT),
+        "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
     }
+    assert page.texts.get("script", []) == ([SCRIPT] if state == "pending" else [])
     assert not [attributes for _, attributes in page.elements if "style" in attributes]
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
 
@@ -250,7 +245,9 @@ def test_the_name_of_the_site_is_text(make_service: MakeService, site_name: str)
     page = Page(service.ask(f"/invite?{service.create().token}").text)
     assert page.texts["h1"] == [f"You are invited to {site_name}"]
     assert page.texts["title"] == [f"Invitation to {site_name}"]
-    assert not {"script", "b"} & set(page.texts)
+    assert "b" not in page.texts
+    assert page.texts["script"] == [SCRIPT]
+    assert page.attributes("meta", "content").count(f"Invitation to {site_name}") == 1
 
 
 @pytest.mark.parametrize(
@@ -258,7 +255,7 @@ def test_the_name_of_the_site_is_text(make_service: MakeService, site_name: str)
     [
         pytest.param(
             {"username": "alice"},
-            "you make the account alice@example.com",
+            "you make the account alice@example.com, which is kept for you",
             "xmpp:alice@example.com?register;preauth={token}",
             id="username",
         ),
@@ -270,19 +267,19 @@ def test_the_name_of_the_site_is_text(make_service: MakeService, site_name: str)
         ),
         pytest.param(
             {"kind": "roster", "username": "bob"},
-            "bob@example.com would like to have you as a contact, and you can make an account on example.com",
+            "you make one on example.com with this link",
             "xmpp:bob@example.com?roster;preauth={token};ibr=y",
             id="roster",
         ),
         pytest.param(
             {"kind": "roster", "username": "bob", "registration": False},
-            "bob@example.com would like to have you as a contact.",
+            "You need an account for it, on any XMPP service.",
             "xmpp:bob@example.com?roster;preauth={token}",
             id="contact-only",
         ),
         pytest.param(
             {"username": "<b>&'\"é"},
-            "you make the account <b>&'\"é@example.com",
+            "you make the account <b>&'\"é@example.com, which is kept for you",
             f"xmpp:{quote('<b>&' + chr(39) + chr(34) + 'é', safe='')}@example.com?register;preauth={{token}}",
             id="odd-username",
         ),
@@ -293,7 +290,7 @@ def test_every_kind_says_what_it_is_for(service: Service, fields: dict[str, Any]
     token = add(service, **fields)
     page = Page(service.ask(f"/invite?{token}").text)
     assert words in page.texts["main"][0]
-    assert page.attributes("a", "href") == [uri.format(token=token)]
+    assert page.attributes("a", "href")[0] == page.texts["code"][0] == uri.format(token=token)
 
 
 def test_a_host_that_is_not_served_has_no_page(make_service: MakeService) -> None:
@@ -302,7 +299,7 @@ def test_a_host_that_is_not_served_has_no_page(make_service: MakeService) -> Non
     assert service.ask(f"/invite?{add(service, host='other.example')}").status == 404
     page = Page(service.ask(f"/invite?{add(service, host='bücher.example')}").text)
     assert page.texts["h1"] == ["You are invited to bücher.example"]
-    [link] = page.attributes("a", "href")
+    link = page.attributes("a", "href")[0]
     assert re.fullmatch(r"xmpp:b%C3%BCcher\.example\?register;preauth=\S{24}", link or "")
 
 

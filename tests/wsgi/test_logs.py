@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
 from invites_core import StorageError
-from invites_wsgi.logs import CurrentFormatter, JsonFormatter, TextFormatter, configure_logging, is_configured, scrub
+from invites_wsgi.logs import (
+    CurrentFormatter,
+    JsonFormatter,
+    TextFormatter,
+    configure_logging,
+    is_configured,
+    scrub,
+    scrub_uncaught_errors,
+)
+from tests.helpers import PATIENCE
 from tests.wsgi.conftest import MakeService
-from tests.wsgi.support import FailingStore, LogBook, Service, ask, restored_logger
+from tests.wsgi.support import FailingStore, LogBook, Service, ask, restored_hooks, restored_logger
 
 SECRET = "Xk9-Zq2_Vw7Lm4Rt8Yp1Bn6Cd3Fg5HjQ"
 LINE = re.compile(
@@ -36,7 +48,7 @@ def make_record(message: str, *arguments: object, name: str = "gunicorn.error", 
 def test_a_request_is_one_line(service: Service, log: LogBook) -> None:
     """A line tells method, route, status, key, client, time and request id; not the path, not the query."""
     answer = service.ask(f"/invites_api?key={service.key}&x=1")
-    [line] = log.text.splitlines()
+    [line] = [line for line in log.text.splitlines() if " ms=" in line]
     found = LINE.fullmatch(line)
     assert found is not None
     assert found["level"] == "INFO"
@@ -45,7 +57,7 @@ def test_a_request_is_one_line(service: Service, log: LogBook) -> None:
         rf" request_id={answer['X-Request-Id']}",
         found["message"],
     )
-    [entry] = log.entries
+    [entry] = log.requests
     assert entry["message"] == "GET /invites_api 201"
     assert {name: entry[name] for name in ("level", "key", "reason", "client", "request_id")} == {
         "level": "info",
@@ -81,7 +93,9 @@ def test_every_request_has_exactly_one_line(service: Service, log: LogBook) -> N
     for method, target, _ in requests:
         service.ask(target, method=method)
     assert [entry["message"] for entry in log.requests[before:]] == [expected for _, _, expected in requests]
-    assert len(log.text.splitlines()) == len(log.json.splitlines()) == len(requests) + 1
+    others = [entry for entry in log.entries if "ms" not in entry]
+    assert [entry["message"] for entry in others] == ["invite.created"] * 2
+    assert len(log.text.splitlines()) == len(log.json.splitlines()) == len(requests) + 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +232,70 @@ def test_an_error_without_a_traceback_is_logged(log: LogBook) -> None:
     assert entry["message"] == "odd"
 
 
+UNCAUGHT = """
+import sys, threading
+from invites_wsgi.logs import configure_logging, scrub_uncaught_errors
+
+class Careless:
+    def __del__(self):
+        raise ValueError("ignored " + sys.argv[2])
+
+def fail():
+    raise KeyError("in a thread, " + sys.argv[2])
+
+scrub_uncaught_errors()
+if sys.argv[1] != "none":
+    configure_logging(sys.argv[1], "error")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+del thread
+Careless()
+try:
+    raise LookupError("cause " + sys.argv[2])
+except LookupError as error:
+    raise RuntimeError("postgresql://user:hunter2@h/d " + sys.argv[2]) from error
+"""
+
+
+@pytest.mark.parametrize("log_format", ["none", "text", "json"])
+def test_errors_that_nobody_catches_are_scrubbed(log_format: str) -> None:
+    """In the main thread, in another one and where Python can raise nothing, an error is written as the log is."""
+    run = subprocess.run(
+        [sys.executable, "-c", UNCAUGHT, log_format, SECRET], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert run.returncode == 1
+    assert SECRET not in run.stderr
+    assert "hunter2" not in run.stderr
+    for kind in ("KeyError", "ValueError", "LookupError", "RuntimeError"):
+        assert f"{kind}: " in run.stderr
+    assert run.stderr.count("an error that should not be") == 3
+    lines = run.stderr.splitlines()
+    assert all(json.loads(line) for line in lines) if log_format == "json" else len(lines) > 6
+
+
+def test_an_error_at_the_very_end_is_named() -> None:
+    """While Python ends, when much is gone already, the kind of an error is told, and nothing fails over it."""
+    # What the finalizer names must be there still.
+    classes = UNCAUGHT.partition("scrub_uncaught_errors()\n")[0].replace("sys.argv[2]", repr(SECRET))
+    script = f"{classes}scrub_uncaught_errors()\nkept = Careless()\n"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.returncode, run.stdout) == (0, "")
+    assert run.stderr == "an error that should not be, at the end: ValueError\n"
+
+
+def test_what_stops_a_program_on_purpose_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """A thread that exits says nothing, and Ctrl-C is told as Python tells it."""
+    with restored_hooks():
+        scrub_uncaught_errors()
+        thread = threading.Thread(target=sys.exit)
+        thread.start()
+        thread.join()
+        assert capsys.readouterr().err == ""
+        sys.excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert capsys.readouterr().err == "KeyboardInterrupt\n"
+
+
 # What is cut out of the words of other packages
 
 
@@ -240,6 +318,9 @@ def test_an_error_without_a_traceback_is_logged(log: LogBook) -> None:
         pytest.param("Invalid request from ip=::1: two\nlines: x", "Invalid request from ip=::1", id="malformed-ipv6"),
         pytest.param("Invalid request from ip=: x", "Invalid request from ip=", id="malformed-unix"),
         pytest.param("Error handling request GET /a?b", "Error handling request", id="handling"),
+        pytest.param("postgresql://u:p@ss/w@h:5432/d", "postgresql://[…]@h:5432/d", id="password-in-a-url"),
+        pytest.param("host=h password=hunter2 user=u", "host=h password=[…] user=u", id="password"),
+        pytest.param(r"PGPASSWORD = 'it\'s hunter2' x", "PGPASSWORD = […] x", id="quoted-password"),
         pytest.param(
             "Ignored premature client disconnection. No more data after: b'GET /a?k=HTw'",
             "Ignored premature client disconnection",

@@ -1,0 +1,1 @@
+"""What the invite page is made of: apps, languages, looks, and the templates that put them together."""
