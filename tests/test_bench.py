@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,19 +14,34 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
+from xml.etree import ElementTree
 
 import pytest
 
-from invites_core.stores import open_store
+from invites_core.stores import open_invite_store, open_store
 from invites_core.stores.memory import MemoryStore
 from tests.bench import __main__ as bench, load, rounds
+from tests.bench.chart import draw_chart
 from tests.bench.load import Load, LoadError, Result, run_load
+from tests.bench.micro import Micro, time_library
+from tests.bench.page import INVITES, make_page_plan
 from tests.bench.peers import Peer, Service, Settings, creating_only, make_loads, new_sqlite, run_invites_api
 from tests.bench.pending import SOURCES, Timing, fill_store, format_timings, make_pending_plan, time_store
-from tests.bench.plans import DEFAULT, POSTGRESQL_PEERS, Plan, make_sweep
+from tests.bench.plans import (
+    DEFAULT,
+    FETCHED_PEERS,
+    POSTGRESQL_PEERS,
+    PROSODY_PEERS,
+    Plan,
+    make_fetched_plan,
+    make_sweep,
+)
 from tests.bench.preparing import preparing
 from tests.bench.report import format_report, make_report
 from tests.bench.rounds import Outcome, Series, measure
+from tests.bench.thousand import make_thousand_plan
+from tests.bench.verdicts import Verdict
+from tests.bench.whole import find_verdicts
 from tests.helpers import NOON
 from tests.servers import ROOT, Prosody, Server
 
@@ -35,9 +51,10 @@ SECRET: Final = "A" * 32
 
 
 class Creating(HTTPServer):
-    """Answers every POST and GET with 201, and counts them."""
+    """Answers every POST and GET with 201, counts them, and keeps the last."""
 
     answers = 0
+    last: tuple[str, str | None, str | None, bytes] | None = None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -46,11 +63,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Creating)
         self.server.answers += 1
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.server.last = (self.command, self.headers["Host"], self.headers["Authorization"], body)
         self.send_response(201)
         self.send_header("Content-Length", "0")
         # Kept connections would each hold the one thread.
         self.send_header("Connection", "close")
         self.end_headers()
+
+    def do_POST(self) -> None:
+        self.do_GET()
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -97,6 +119,17 @@ class TestLoad:
         assert second.answers > 0
         # What is on its way at the end was answered and is not counted.
         assert max(first.answers, second.answers) < result.answers <= first.answers + second.answers
+
+    @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk (Debian: apt install wrk)")
+    @pytest.mark.parametrize("targets", [pytest.param((), id="one-target"), pytest.param(("/a", "/b"), id="targets")])
+    def test_request_is_sent_as_it_is(self, targets: tuple[str, ...]) -> None:
+        """Method, headers and body of a load reach the server, whatever stands in them."""
+        body = json.dumps({"name": 'a "BODY" \\ of ]] METHOD'})
+        asked = Load("create", "/new", 201, targets, "POST", {"Authorization": 'Bearer "x'}, body)
+        with serving() as server:
+            result = run_load([f"http://127.0.0.1:{server.server_port}"], asked, seconds=1, connections=1)
+        assert result.answers > 0
+        assert server.last == ("POST", "example.com", 'Bearer "x', body.encode())
 
     def test_every_server_has_a_connection(self) -> None:
         """Fewer connections than servers are refused, since one would be left out unseen."""
@@ -163,7 +196,10 @@ class TestPlans:
         "plan",
         [
             pytest.param(DEFAULT, id="default"),
+            pytest.param(make_fetched_plan(print), id="fetched"),
             pytest.param(make_sweep(), id="sweep"),
+            pytest.param(make_page_plan(), id="page"),
+            pytest.param(make_thousand_plan(), id="thousand"),
             pytest.param(make_pending_plan(new_sqlite, "sqlite:///filled.db", 1000), id="pending"),
         ],
     )
@@ -173,6 +209,12 @@ class TestPlans:
         assert len(set(slugs)) == len(slugs)
         assert set(plan.measures.values()) <= set(slugs)
 
+    def test_fetched_plan_adds_the_peers_of_the_command_line(self) -> None:
+        """With all peers the plan is the default one and those that are installed first, by the names of --only."""
+        plan = make_fetched_plan(print)
+        assert tuple(peer.slug for peer in plan.peers) == (*(peer.slug for peer in DEFAULT.peers), *FETCHED_PEERS)
+        assert plan.measures == DEFAULT.measures
+
     def test_postgresql_plan_has_the_peers_of_the_command_line(self) -> None:
         """On PostgreSQL two nodes and one are held against Prosody; these are the names that --only takes."""
         pytest.importorskip("psycopg")
@@ -181,6 +223,33 @@ class TestPlans:
         plan = make_postgresql_plan(new_sqlite)
         assert tuple(peer.slug for peer in plan.peers) == POSTGRESQL_PEERS
         assert plan.measures == {"x Prosody": "prosody-postgresql"}
+
+    @pytest.mark.real_server
+    def test_invites_of_the_service_in_front_of_a_prosody_are_in_that_prosody(self, tmp_path: Path) -> None:
+        """What is created through gunicorn and agent is a row of the Prosody behind; its calls are timed."""
+        if missing := Prosody.find_missing():
+            (pytest.fail if "INVITES_TEST_PROSODY" in os.environ else pytest.skip)(missing)
+        from tests.bench.prosody import make_prosody_plan
+
+        plan = make_prosody_plan(new_sqlite)
+        assert tuple(peer.slug for peer in plan.peers) == PROSODY_PEERS
+        with plan.peers[0].run(tmp_path, Settings(1, 1, 1, workers=1, threads=2)) as service:
+            request = urllib.request.Request(service.urls[0] + service.loads[0].target)
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                token = answer.headers["Location"].partition("?")[2]
+            with contextlib.closing(open_invite_store(f"prosody://{tmp_path}/p/prosody.sock")) as store:
+                assert store.find_invite(token) is not None
+
+    @pytest.mark.real_server
+    def test_pages_are_those_of_many_invites(self, tmp_path: Path) -> None:
+        """What is asked for are the pages of as many pending invites as it says, each of which is there."""
+        [ours, _] = make_page_plan().peers
+        with ours.run(tmp_path, Settings(1, 1, 1, workers=1, threads=2)) as service:
+            [load] = service.loads
+            assert len(set(load.targets)) == INVITES
+            for target in load.targets[:: INVITES // 10]:
+                with urllib.request.urlopen(service.urls[0] + target, timeout=30) as answer:
+                    assert b"You are invited to example.com" in answer.read()
 
     @pytest.mark.real_server
     def test_nodes_serve_one_database(self, tmp_path: Path) -> None:
@@ -233,7 +302,7 @@ class TestPending:
             Timing("list", 1000, 21, 0.75, 2.0),
             Timing("middle", 1000, 7, 3.0, 4.0),
         ]
-        assert format_timings(timings) == [
+        assert format_timings("through the library", timings) == [
             (
                 "through the library",
                 "calls",
@@ -259,7 +328,8 @@ class TestPending:
                     created[peer.slug] = len(store.list_invites("example.com", now=NOON, limit=1000).invites)
             assert created == {"empty": 0, "filled": 300}
             assert run.time_library is not None
-            assert {timing.rows for timing in run.time_library()} == {3, 300}
+            [timings] = run.time_library().values()
+            assert {timing.rows for timing in timings} == {3, 300}
 
 
 class TestReport:
@@ -291,10 +361,23 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "complaint"),
         [
-            pytest.param(["--sweep", "--database", "postgresql"], "--sweep is for SQLite only", id="sweep"),
+            pytest.param(["--sweep", "--database", "postgresql"], "--sweep and --page are for SQLite only", id="sweep"),
+            pytest.param(["--page", "--database", "postgresql"], "--sweep and --page are for SQLite only", id="page"),
+            pytest.param(["--all", "--only", "bare"], "--all takes neither --only", id="all-only"),
+            pytest.param(["--peers", "all", "--page"], "--peers all is for SQLite without --sweep", id="peers-page"),
+            pytest.param(
+                ["--peers", "all", "--database", "prosody"], "--peers all is for SQLite without", id="peers-database"
+            ),
+            pytest.param(["--only", "synapse"], "--only synapse needs --peers all", id="only-fetched"),
+            pytest.param(["--svg", "x.svg"], "--svg is for --all", id="svg"),
             pytest.param(["--sweep", "--pending", "10"], "not allowed with argument", id="two-plans"),
+            pytest.param(
+                ["--pending", "9", "--database", "prosody"], "for SQLite and PostgreSQL only", id="no-pending"
+            ),
             pytest.param(["--pending", "0"], "must be at least 1", id="none-pending"),
-            pytest.param(["--pending", "9", "--only", "bare"], "--only is not for --sweep and --pending", id="only"),
+            pytest.param(
+                ["--pending", "9", "--only", "bare"], "--only is not for --sweep, --page and --pending", id="only"
+            ),
         ],
     )
     def test_what_does_not_go_together_is_refused(
@@ -338,3 +421,46 @@ class TestProsody:
     def test_url_becomes_its_option(self, url: str, table: str) -> None:
         """A PostgreSQL URL is written as the table of Prosody's option sql."""
         assert Prosody.sql_on_postgresql(url) == table
+
+
+class TestWhole:
+    def test_verdicts_follow_from_what_was_measured(self) -> None:
+        """Each line is a ratio of series, or a figure, held against its bar; what was not measured has no verdict."""
+
+        def series(peer: str, load: str, rate: int, p99: float = 10.0) -> Series:
+            return Series(peer, peer, load, [Result(rate, 1.0, 1.0, p99, {})])
+
+        outcome = Outcome(
+            [
+                series("invites-api", "create", 400, 20.0),
+                series("invites-api", "refuse", 300),
+                series("prosody-sqlite", "create", 100),
+                series("bare", "create", 1000),
+            ]
+        )
+        micro = [Micro("verify, warm", "sqlite", 12.0, 11.0, 13.0, 10)]
+        found = {one.line: (one.measured, one.holds) for one in find_verdicts({"sqlite": outcome}, micro, [40.0, 61.0])}
+        assert found["creations, SQLite: times Prosody with SQLite"] == (4.0, True)
+        assert found["their 99th percentile: part of Prosody's"] == (2.0, False)
+        assert found["creations: part of a bare app that stores nothing"] == (0.4, None)
+        assert found["refusals: times creations"] == (0.75, False)
+        assert found["keys.verify, warm, SQLite: microseconds"] == (12.0, True)
+        assert found["memory of a warm worker: MiB"] == (61.0, False)
+        assert found["two nodes on PostgreSQL: times Prosody"] == (None, None)
+        assert Verdict("x", 1.0, 1.0, None).holds
+        assert Verdict("x", 1.0, 1.0, None, is_most=True).holds
+
+    def test_the_chart_has_a_bar_for_each_series(self) -> None:
+        """The picture is well-formed, with a bar as long as its rate, and the names as text."""
+        one = Series("a", "A <&>", "create", [Result(rate, 1.0, 1.0, 1.0, {}) for rate in (90, 100, 110)])
+        two = Series("b", "B", "create", [Result(55, 1.0, 1.0, 1.0, {})])
+        picture = ElementTree.fromstring(draw_chart("Rates", [one, two]))
+        bars = [float(bar.get("width", 0)) for bar in picture.iter("{http://www.w3.org/2000/svg}rect")][1:]
+        assert bars[0] == pytest.approx(bars[1] * 100 / 55, rel=0.01)
+        assert "A <&>, create" in [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+
+    def test_the_library_is_timed_on_a_store(self, tmp_path: Path) -> None:
+        """Every call of the library that is timed takes some time, on each store."""
+        timings = time_library(None, tmp_path, lambda _: None)
+        assert {(one.what, one.store) for one in timings} >= {("parse a key", "-"), ("redeem", "sqlite")}
+        assert all(one.p90_us >= one.median_us >= one.best_us > 0 for one in timings)

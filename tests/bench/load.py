@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+from tests.servers import quote_lua
 
 __all__ = ["Load", "LoadError", "Result", "find_missing_wrk", "run_load"]
 
@@ -18,6 +21,10 @@ __all__ = ["Load", "LoadError", "Result", "find_missing_wrk", "run_load"]
 _SCRIPT = """
 local threads = {}
 local ports = {PORTS}
+local targets = {TARGETS}
+wrk.method = METHOD
+wrk.body = BODY
+HEADERS
 
 function setup(thread)
   table.insert(threads, thread)
@@ -26,6 +33,13 @@ end
 
 function init(args)
   statuses = {}
+end
+
+if #targets > 0 then
+  function request()
+    asked = (asked or 0) % #targets + 1
+    return wrk.format(nil, targets[asked])
+  end
 end
 
 function response(status)
@@ -63,14 +77,22 @@ class Load:
     """One kind of request.
 
     Attributes:
-        name: What it is called in a report: ``create`` or ``refuse``.
+        name: What it is called in a report: ``create``, ``refuse``, ``page``, ``read`` or ``redeem``.
         target: Path and query. It holds a key, if only one that ends with the run.
         status: The status of every right answer.
+        targets: What is asked for in turn instead of the one target; empty: that alone.
+        method: The method of every request.
+        headers: The headers of every request, name -> value, beside ``Host``. They may hold a key too.
+        body: The body of every request; None: there is none.
     """
 
     name: str
     target: str = field(repr=False)
     status: int
+    targets: tuple[str, ...] = field(default=(), repr=False)
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +142,7 @@ def run_load(urls: Sequence[str], load: Load, *, seconds: int, connections: int)
     if connections < len(urls):
         raise LoadError(f"{connections} connections are too few for {len(urls)} servers")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_format_script(urls))
+        script.write(_format_script(urls, load))
         script.flush()
         # One thread of wrk is enough for ten thousand answers a second, and takes least from the servers beside it.
         command = ["wrk", "--threads", str(len(urls)), "--connections", str(connections), "--duration", f"{seconds}s"]
@@ -134,9 +156,19 @@ def run_load(urls: Sequence[str], load: Load, *, seconds: int, connections: int)
     return _read_result(run, load)
 
 
-def _format_script(urls: Sequence[str]) -> str:
-    ports = ", ".join(f'"{urlsplit(url).port}"' for url in urls)
-    return _SCRIPT.replace("PORTS", ports)
+def _format_script(urls: Sequence[str], load: Load) -> str:
+    fields = {
+        "PORTS": ", ".join(quote_lua(str(urlsplit(url).port)) for url in urls),
+        "TARGETS": ", ".join(map(quote_lua, load.targets)),
+        "METHOD": quote_lua(load.method),
+        "BODY": "nil" if load.body is None else quote_lua(load.body),
+        # Here and not in an option of wrk: every user of the machine can see a command line.
+        "HEADERS": "\n".join(
+            f"wrk.headers[{quote_lua(name)}] = {quote_lua(value)}" for name, value in load.headers.items()
+        ),
+    }
+    # In one go, so that no value is taken for a placeholder.
+    return re.sub(r"\b(?:PORTS|TARGETS|METHOD|BODY|HEADERS)\b", lambda match: fields[match[0]], _SCRIPT)
 
 
 def _read_result(run: subprocess.CompletedProcess[str], load: Load) -> Result:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.servers import ROOT
 
-__all__ = ["describe_machine", "find_filesystem", "find_folder_on_disk"]
+__all__ = ["count_open_files", "describe_machine", "find_filesystem", "find_folder_on_disk"]
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
@@ -60,7 +60,7 @@ def describe_machine(folder: Path) -> dict[str, str | int]:
         "python": platform.python_version(),
         "sqlite": _find_sqlite_version(),
         **{name: _find_package_version(name) for name in ("gunicorn", "werkzeug", "argon2-cffi")},
-        "prosody": _find_version(["prosodyctl", "about"], r"^Prosody (\S+)"),
+        "prosody": _find_version(["prosodyctl", "about"], r"^Prosody (\d\S*)"),
         "wrk": _find_version(["wrk", "--version"], r"^wrk (\S+)"),
     }
 
@@ -97,3 +97,11 @@ def _find_version(command: Sequence[str], pattern: str) -> str:
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
     found = re.search(pattern, run.stdout, re.MULTILINE)
     return found[1] if found else "unknown"
+
+
+def count_open_files(pid: int) -> int:
+    """Return how many descriptors a process has, 0 where there is no /proc."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -90,6 +90,8 @@ class Peer:
         run: Starts it on empty data in the folder given, and stops it.
         is_python: Whether py-spy can look into it.
         overrides: The settings that are its own, name -> value.
+        find_versions: Gives the versions of what it has in an environment of its own, name -> version; asked where
+            nothing is missing.
     """
 
     slug: str
@@ -98,6 +100,7 @@ class Peer:
     run: RunPeer
     is_python: bool = False
     overrides: Mapping[str, int] = field(default_factory=dict)
+    find_versions: Callable[[], Mapping[str, str]] = dict
 
     def adjust(self, settings: Settings) -> Settings:
         """Return the settings as they are for this peer."""
@@ -129,24 +132,39 @@ def new_sqlite(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def run_invites_api(open_database: OpenDatabase, nodes: int, folder: Path, settings: Settings) -> Iterator[Service]:
+def run_invites_api(
+    open_database: OpenDatabase,
+    nodes: int,
+    folder: Path,
+    settings: Settings,
+    *,
+    invites: str | None = None,
+    policy: Sequence[str] = (),
+    metrics: str | None = None,
+) -> Iterator[Service]:
     """Serve a database, with a key of its own, by several servers of the command at once.
 
     Args:
         open_database: Gives the database.
         nodes: How many servers.
         folder: Where their configuration and output go.
-        settings: How many workers and threads each has.
+        settings: How many workers they have together, and how many threads each of those.
+        invites: The URL of the store of the invites; None: they are in the database.
+        policy: Options for the creation of the key.
+        metrics: Where the metrics of the one server are to be had; None: nowhere.
     """
     config = folder / "invites-api.toml"
     command = [sys.executable, "-m", "invites_wsgi.cli"]
     serve = ["serve", "--config", str(config), "--listen", "127.0.0.1:{port}"]
-    serve += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
+    # Two nodes have no more processors here than one.
+    serve += ["--workers", str(max(1, settings.workers // nodes)), "--threads", str(settings.threads)]
     # What the caller has set for a service of his own must not reach this one.
     without = {name: None for name in os.environ if name.startswith("INVITES_")}
     with open_database(folder) as url, ExitStack() as stack:
-        config.write_text(f"database = {_toml(url)}\n", "utf-8")
-        key = _create_key([*command, "create", "--config", str(config), HOST, "bench"], folder)
+        elsewhere = "" if invites is None else f"invites = {_toml(invites)}\n"
+        counted = "" if metrics is None else f"[http]\nmetrics_listen = {_toml(metrics)}\n"
+        config.write_text(f"database = {_toml(url)}\n{elsewhere}{counted}", "utf-8")
+        key = _create_key([*command, "create", "--config", str(config), HOST, "bench", *policy], folder)
         servers = [
             Gunicorn(folder, [*command, *serve], without, path="/healthz", name=f"invites-api-{number}")
             for number in range(nodes)

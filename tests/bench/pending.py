@@ -19,7 +19,7 @@ from invites_core.store import InviteStore
 from tests.bench.peers import HOST, OpenDatabase, Peer, creating_only, find_missing_invites_api, run_invites_api
 from tests.bench.plans import Plan
 
-__all__ = ["SOURCES", "Timing", "fill_store", "format_timings", "make_pending_plan", "time_store"]
+__all__ = ["SOURCES", "Timing", "fill_store", "format_timings", "make_pending_plan", "time_calls", "time_store"]
 
 SOURCES: Final = 10
 _BATCH: Final = 2000
@@ -55,16 +55,17 @@ class Timing:
     worst_ms: float
 
 
-def fill_store(store: InviteStore, count: int, now: datetime) -> None:
+def fill_store(store: InviteStore, count: int, now: datetime, *, batch: int = _BATCH) -> None:
     """Add pending invites of `SOURCES` keys, made in the five days before a time, that expire a week after it.
 
     Args:
         store: The store.
         count: How many.
         now: The time (aware UTC, whole seconds).
+        batch: How many are added at once.
     """
     expires_at = now + timedelta(days=7)
-    for first in range(0, count, _BATCH):
+    for first in range(0, count, batch):
         store.add_invites(
             [
                 Invite(
@@ -74,7 +75,7 @@ def fill_store(store: InviteStore, count: int, now: datetime) -> None:
                     expires_at=expires_at,
                     source=format_source(f"bench-{number % SOURCES}"),
                 )
-                for number in range(first, min(first + _BATCH, count))
+                for number in range(first, min(first + batch, count))
             ]
         )
 
@@ -122,7 +123,7 @@ def time_store(store: InviteStore, rows: int, now: datetime) -> Iterator[Timing]
         for place, cursor in (("first", None), ("middle", _find_middle(store, now, fields))):
             if place == "first" or cursor is not None:
                 page = partial(store.list_invites, HOST, now=now, limit=_PAGE, cursor=cursor, **fields)
-                yield _time_calls(f"list of {name}, {place} page", rows, (page for _ in range(_REPEATS)))
+                yield time_calls(f"list of {name}, {place} page", rows, (page for _ in range(_REPEATS)))
     steps = _purge(store, now - timedelta(days=30))
     yield _summarize("step of a purge, nothing due", rows, list(steps))
     steps = _purge(store, now + timedelta(days=30))
@@ -148,7 +149,8 @@ def _purge(store: InviteStore, before: datetime) -> Iterator[float]:
             return
 
 
-def _time_calls(what: str, rows: int, calls: Iterator[Callable[[], object]]) -> Timing:
+def time_calls(what: str, rows: int, calls: Iterator[Callable[[], object]]) -> Timing:
+    """Time calls one after another, on a store of so many rows."""
     seconds = []
     for call in calls:
         start = time.perf_counter()
@@ -161,12 +163,12 @@ def _summarize(what: str, rows: int, seconds: Sequence[float]) -> Timing:
     return Timing(what, rows, len(seconds), 1000 * median(seconds), 1000 * max(seconds))
 
 
-def format_timings(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
-    """Return the rows of a table, the headings first, with the stores side by side, the smallest first."""
+def format_timings(name: str, timings: Sequence[Timing]) -> list[tuple[str, ...]]:
+    """Return the rows of a table of this name, the headings first, with the stores side by side, the smallest first."""
     sizes = sorted({timing.rows for timing in timings})
     found = {(timing.what, timing.rows): timing for timing in timings}
     headings = [f"{figure} ms, {size:,} rows" for size in sizes for figure in ("median", "worst")]
-    table = [("through the library", "calls", *headings)]
+    table = [(name, "calls", *headings)]
     # A small store has fewer of them: a list of one page has none in the middle.
     for what in dict.fromkeys(timing.what for timing in sorted(timings, key=lambda timing: -timing.rows)):
         row = [found.get((what, size)) for size in sizes]

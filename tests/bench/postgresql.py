@@ -76,7 +76,7 @@ def make_postgresql_plan(open_database: OpenDatabase) -> Plan:
         ("x Prosody: times the rate of Prosody with PostgreSQL.",),
         (
             "All are on one PostgreSQL server, which syncs every commit, each time on an empty database.",
-            "Each node is a server of {workers} workers; the connections are spread evenly over the nodes.",
+            "The {workers} workers and the connections are spread evenly over the nodes.",
         ),
     )
 

@@ -7,15 +7,17 @@ import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from invites_core.clock import read_clock, system_clock
 from invites_core.stores import open_store
 from tests.bench.machine import find_filesystem
+from tests.bench.page import make_page_plan
 from tests.bench.peers import OpenDatabase, new_sqlite
 from tests.bench.pending import Timing, fill_store, make_pending_plan, time_store
-from tests.bench.plans import DEFAULT, Plan, make_sweep
+from tests.bench.plans import DEFAULT, Plan, make_fetched_plan, make_sweep
 
 if TYPE_CHECKING:
     from tests.postgresql import PostgresqlServer
@@ -34,12 +36,12 @@ class Run:
     Attributes:
         plan: What.
         machine: What more it runs on, name -> value.
-        time_library: Times what goes through the library, after the rounds; None: nothing does.
+        time_library: Times what goes through the library, after the rounds, by the name of a table; None: nothing does.
     """
 
     plan: Plan
     machine: dict[str, str | int] = field(default_factory=dict)
-    time_library: Callable[[], list[Timing]] | None = None
+    time_library: Callable[[], dict[str, list[Timing]]] | None = None
 
 
 def find_missing_postgresql() -> str | None:
@@ -53,9 +55,11 @@ def find_missing_postgresql() -> str | None:
 
 @contextlib.contextmanager
 def preparing(
-    database: Literal["sqlite", "postgresql"],
+    database: Literal["sqlite", "postgresql", "prosody"],
     *,
     sweep: bool,
+    page: bool = False,
+    all_peers: bool = False,
     pending: int | None,
     folder: Path,
     say: Callable[[str], None],
@@ -65,6 +69,8 @@ def preparing(
     Args:
         database: Where the service stores.
         sweep: Whether numbers of connections and workers are compared.
+        page: Whether it is pages that are served.
+        all_peers: Whether peers are measured that have to be installed first; for the plan without options.
         pending: How many pending invites a filled store is to have; None: there is none.
         folder: Where files go.
         say: Is told what is going on, a line at a time.
@@ -75,21 +81,28 @@ def preparing(
     """
     with contextlib.ExitStack() as stack:
         open_database: OpenDatabase = new_sqlite
-        plan = make_sweep() if sweep else DEFAULT
+        plan = make_sweep() if sweep else make_page_plan() if page else DEFAULT
+        if all_peers:
+            plan = make_fetched_plan(say)
         machine: dict[str, str | int] = {}
-        if database == "postgresql":
+        if database in ("postgresql", "prosody"):
             # Here, because neither PostgreSQL nor its driver is needed for what is on SQLite.
             from tests.bench import postgresql
 
             server = stack.enter_context(postgresql.serving_postgresql())
             open_database, machine = postgresql.new_on(server), _describe(server)
             plan = postgresql.make_postgresql_plan(open_database)
-        if pending is None:
+        if database == "prosody":
+            from tests.bench import prosody
+
+            plan = prosody.make_prosody_plan(open_database)
+            yield Run(plan, machine, partial(prosody.time_prosody, open_database, folder, say))
+        elif pending is None:
             yield Run(plan, machine)
         else:
             stores = stack.enter_context(_filling(open_database, pending, folder, say))
             plan = make_pending_plan(open_database, stores[-1][0], pending)
-            yield Run(plan, machine, lambda: _time(stores, say))
+            yield Run(plan, machine, lambda: {"through the library": _time(stores, say)})
 
 
 def _describe(server: PostgresqlServer) -> dict[str, str | int]:
